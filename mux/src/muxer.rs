@@ -1,0 +1,189 @@
+//! The trait a connection task drives, and the values that cross it.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use barewire_base::transmit::TransmitBuf;
+use bytes::Bytes;
+
+use crate::error::{MuxError, OpenError, WriteError};
+
+/// Which side of the connection we are. The dialler (by security role) is the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The side that dialled; opens odd stream ids.
+    Client,
+    /// The side that was dialled; opens even stream ids.
+    Server,
+}
+
+/// Number of a stream within its session. Never 0; not used twice in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub(crate) u32);
+
+impl StreamId {
+    /// The number on the wire.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the owner of a session has to know. Events about streams that have ended meanwhile are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The peer opened a stream. Answer with [`StreamMuxer::accepted`] once its protocol is settled.
+    Incoming(StreamId),
+    /// [`StreamMuxer::read`] has something to say: bytes, the end, or a reset. Told once, and again only after a
+    /// `read` has answered [`ReadOutcome::Pending`].
+    Readable(StreamId),
+    /// A full send buffer has fallen to half, or the stream can no longer be written (the next write says why).
+    /// Told only after the buffer was full, or when the stream is reset.
+    Writable(StreamId),
+    /// The answer to [`StreamMuxer::ping`] came after this time.
+    Pong(Duration),
+    /// The peer ended the session with this code. Buffered bytes may still be read; nothing else goes on.
+    GoAway(u32),
+    /// [`StreamMuxer::open_stream`] refused with [`OpenError::TooMany`] and may succeed now.
+    CanOpen,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadOutcome {
+    /// Some bytes, never empty.
+    Chunk(Bytes),
+    /// Nothing yet; [`Event::Readable`] follows.
+    Pending,
+    /// The peer finished its side and all its bytes have been read.
+    Finished,
+    /// The stream was reset with this code, or the session ended (code 0), or the stream is not known.
+    Reset(u32),
+}
+
+/// How many streams a session holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamCounts {
+    /// Opened by the peer.
+    pub inbound: usize,
+    /// Opened by us.
+    pub outbound: usize,
+}
+
+/// A multiplexed session as a state machine.
+///
+/// Not promised: that bytes of different streams arrive in the order they were written; that `finish` or `reset` are
+/// known to the peer before `poll_transmit` has handed them out; that a stream whose peer reset it still delivers
+/// bytes that were buffered.
+pub trait StreamMuxer: Send {
+    /// Takes bytes as they came, in any fragmentation; keeps slices of `input` and copies nothing that is read soon.
+    ///
+    /// # Errors
+    /// The session is over. `poll_transmit` still yields a GoAway, then the owner closes the transport (at once, or
+    /// 2 s later at most). All streams read as reset.
+    fn handle_input(&mut self, now: Instant, input: Bytes) -> Result<(), MuxError>;
+
+    /// Opens a stream. The peer learns of it with the first data, with `finish`, or by [`flush_open`](Self::flush_open).
+    ///
+    /// # Errors
+    /// [`OpenError::TooMany`] is followed by [`Event::CanOpen`].
+    fn open_stream(&mut self, now: Instant) -> Result<StreamId, OpenError>;
+
+    /// Lets the next `poll_transmit` announce the stream although nothing was written to it.
+    fn flush_open(&mut self, id: StreamId);
+
+    /// Says that the protocol of an inbound stream is settled, which takes it out of the backlog. Streams past the
+    /// backlog's bound are refused. Reading and writing is allowed before.
+    fn accepted(&mut self, id: StreamId);
+
+    /// The next event, `None` when all are told.
+    fn poll_event(&mut self) -> Option<Event>;
+
+    /// Takes at most `max` bytes from the stream, and gives the peer credit for them.
+    fn read(&mut self, now: Instant, id: StreamId, max: usize) -> ReadOutcome;
+
+    /// Queues bytes without copying them. Takes all of `data` whenever [`send_capacity`](Self::send_capacity) is above
+    /// 0, so the buffer may overshoot by one item.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing was taken then.
+    fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError>;
+
+    /// Copies a prefix of `data` into the send buffer and returns its length (above 0 unless `data` is empty). Small
+    /// writes are gathered, so this is cheaper than [`write`](Self::write) for anything below some hundred bytes.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing was taken then.
+    fn write_copy(&mut self, id: StreamId, data: &[u8]) -> Result<usize, WriteError> {
+        let n = data.len().min(self.send_capacity(id)?);
+        if n == 0 && !data.is_empty() {
+            return Err(WriteError::Full);
+        }
+        self.write(id, Bytes::copy_from_slice(&data[..n]))?;
+        Ok(n)
+    }
+
+    /// How many bytes the send buffer has room for; 0 when full.
+    ///
+    /// # Errors
+    /// The same as a write would get, [`WriteError::Full`] apart.
+    fn send_capacity(&self, id: StreamId) -> Result<usize, WriteError>;
+
+    /// Ends our side after what was written.
+    ///
+    /// # Errors
+    /// When the side is finished already, or the stream is over.
+    fn finish(&mut self, id: StreamId) -> Result<(), WriteError>;
+
+    /// Ends both directions at once; what is queued or buffered is dropped. The code reaches peers that carry one.
+    fn reset(&mut self, id: StreamId, code: u32);
+
+    /// We will read no more: what comes is dropped and gets no credit. The stream is reset with `code` if the peer
+    /// goes on after our own side has ended.
+    fn stop(&mut self, id: StreamId, code: u32);
+
+    /// The owner's handle is gone. Includes `stop`; a side that was not finished is reset with code 0. The id is
+    /// forgotten when both directions are done.
+    fn release(&mut self, id: StreamId);
+
+    /// Appends frames to `out`, at most `out.remaining()` bytes: control frames first, then one frame per stream in
+    /// turn. Returns whether anything was appended. To be called again (with an emptied `out`) until it returns false.
+    fn poll_transmit(&mut self, now: Instant, out: &mut TransmitBuf) -> bool;
+
+    /// Measures the round trip; [`Event::Pong`] tells it.
+    fn ping(&mut self, now: Instant);
+
+    /// Ends the session: what is queued is dropped, the next `poll_transmit` yields a GoAway with `code`.
+    fn close(&mut self, code: u32);
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called; changes with every other call.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Does what is due. A call before its time is harmless.
+    ///
+    /// # Errors
+    /// As in [`handle_input`](Self::handle_input).
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), MuxError>;
+
+    /// The last measured round trip.
+    fn rtt(&self) -> Option<Duration>;
+
+    /// Streams that are not forgotten yet.
+    fn stream_counts(&self) -> StreamCounts;
+
+    /// Bytes received and not yet read.
+    fn buffered(&self) -> usize;
+
+    /// Whether the session has ended, by either side.
+    fn is_closed(&self) -> bool;
+
+    /// The stream with the most unread bytes, for an owner that must get memory back.
+    fn fattest_stream(&self) -> Option<(StreamId, usize)>;
+}

@@ -1,0 +1,1 @@
+//! The yamux session of this project.
