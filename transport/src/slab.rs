@@ -1,0 +1,193 @@
+//! Read slabs: where records arrive, are opened in place, and are sliced for their readers.
+//!
+//! A record never straddles two slabs: a read stops early enough that the record it may leave
+//! unfinished still fits. So no received byte is moved, except the first few KiB of a burst that
+//! began in a small slab (counted in [`ReadSlab::moved`]).
+
+use std::sync::Arc;
+
+use barewire_security::MAX_RECORD;
+use bytes::{BufMut, BytesMut};
+use parking_lot::Mutex;
+
+/// Slab of a connection with little traffic; held only while the socket has data.
+pub(crate) const SMALL: usize = 4 * 1024;
+/// Slab of a connection in a burst. Four full records: large enough that a read brings several,
+/// small enough to stay in a second-level cache.
+pub(crate) const LARGE: usize = 4 * MAX_RECORD;
+/// Large slabs and write buffers the pool keeps for reuse.
+const POOLED: usize = 16;
+
+/// Buffers shared by all connections of a node, so that an idle connection holds none.
+#[derive(Debug, Default)]
+pub(crate) struct SlabPool {
+    free: Mutex<Vec<BytesMut>>,
+}
+
+impl SlabPool {
+    /// A buffer of [`LARGE`] bytes.
+    pub(crate) fn take(&self) -> BytesMut {
+        self.free
+            .lock()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(LARGE))
+    }
+
+    /// Takes a large buffer back if nobody holds a slice of it.
+    pub(crate) fn give(&self, mut buf: BytesMut) {
+        buf.clear();
+        if buf.try_reclaim(LARGE) {
+            let mut free = self.free.lock();
+            if free.len() < POOLED {
+                free.push(buf);
+            }
+        }
+    }
+}
+
+/// The slab one connection reads into.
+#[derive(Debug)]
+pub(crate) struct ReadSlab {
+    pool: Arc<SlabPool>,
+    /// From the first unopened byte to the end of the slab.
+    buf: BytesMut,
+    large: bool,
+    /// Bytes copied because a record outgrew a small slab.
+    moved: u64,
+}
+
+impl ReadSlab {
+    pub(crate) fn new(pool: Arc<SlabPool>, surplus: &[u8]) -> Self {
+        Self {
+            pool,
+            buf: BytesMut::from(surplus),
+            large: false,
+            moved: 0,
+        }
+    }
+
+    /// Bytes received and not opened yet.
+    pub(crate) fn pending(&mut self) -> &mut BytesMut {
+        &mut self.buf
+    }
+
+    /// Ciphertext bytes moved between slabs so far.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Makes room for the next read and returns how many bytes it may bring. `record` is the full
+    /// length of the record at the front, once its header is known.
+    ///
+    /// The second value tells that a fresh slab was taken while slices of the old one live on.
+    pub(crate) fn prepare(&mut self, record: Option<usize>) -> (usize, bool) {
+        let mut switched = false;
+        let size = if self.large { LARGE } else { SMALL };
+        let filled = self.buf.len();
+        if filled == 0 && self.buf.capacity() < size && !self.buf.try_reclaim(size) {
+            let worn = if self.large {
+                self.buf.capacity() < MAX_RECORD
+            } else {
+                self.buf.capacity() < 256
+            };
+            if worn {
+                switched = self.buf.capacity() > 0 || self.large;
+                self.buf = if self.large {
+                    self.pool.take()
+                } else {
+                    BytesMut::with_capacity(SMALL)
+                };
+            }
+        }
+        let whole = record.unwrap_or(2);
+        if filled > 0 && whole > self.buf.capacity() {
+            // Only a small slab can be outgrown: see the limit below.
+            let mut grown = self.pool.take();
+            grown.put_slice(&self.buf);
+            self.moved += filled as u64;
+            self.buf = grown;
+            self.large = true;
+            switched = true;
+        }
+        let capacity = self.buf.capacity();
+        let end = if self.large {
+            // Any record that begins before `capacity - MAX_RECORD` fits.
+            capacity
+                .saturating_sub(MAX_RECORD)
+                .max(whole.min(capacity))
+        } else {
+            capacity
+        };
+        (end - filled, switched)
+    }
+
+    /// Notes how a read went: a read that fills the slab is the sign of a burst.
+    pub(crate) fn note_read(&mut self, got: usize, asked: usize) {
+        if got == asked && got >= SMALL / 2 {
+            self.large = true;
+        }
+    }
+
+    /// The socket is drained: lets go of the slab if it holds no unfinished record.
+    pub(crate) fn rest(&mut self, read_since_rest: usize) {
+        if !self.buf.is_empty() {
+            return;
+        }
+        let buf = std::mem::take(&mut self.buf);
+        if buf.capacity() > 0 && self.large {
+            self.pool.give(buf);
+        }
+        self.large = self.large && read_since_rest >= SMALL;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// Simulates reads of whatever is allowed and records of all lengths; after the slab is large
+    /// no byte moves and each record is contiguous.
+    #[test]
+    fn records_never_straddle_large_slabs() {
+        let pool = Arc::new(SlabPool::default());
+        let mut slab = ReadSlab::new(pool, &[]);
+        slab.large = true;
+        let mut lengths = [17usize, 65_537, 2, 40_000, 65_000, 65_537, 333, 65_537, 65_536]
+            .into_iter()
+            .cycle();
+        let mut stream = Vec::new();
+        let mut held = Vec::new();
+        for round in 0..2_000 {
+            let record = (slab.pending().len() >= 2).then(|| {
+                let head = slab.pending();
+                usize::from(u16::from_be_bytes([head[0], head[1]])) + 2
+            });
+            let (limit, _) = slab.prepare(record);
+            assert!(limit > 0, "round {round}");
+            while stream.len() < limit {
+                let len = lengths.next().unwrap();
+                stream.extend_from_slice(&u16::try_from(len - 2).unwrap().to_be_bytes());
+                stream.resize(stream.len() + len - 2, 7u8);
+            }
+            let rest = stream.split_off(limit);
+            slab.pending().put_slice(&stream);
+            stream = rest;
+            loop {
+                let head = slab.pending();
+                if head.len() < 2 {
+                    break;
+                }
+                let total = usize::from(u16::from_be_bytes([head[0], head[1]])) + 2;
+                if head.len() < total {
+                    break;
+                }
+                held.push(head.split_to(total).freeze());
+            }
+            if round % 7 == 0 {
+                held.clear();
+            }
+        }
+        assert_eq!(slab.moved(), 0);
+    }
+}

@@ -1,0 +1,180 @@
+//! The transmit side of a connection: gathers frames into records, seals them, writes batches.
+
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use barewire_base::TransmitBuf;
+use barewire_security::{MAX_PLAINTEXT, MAX_RECORD, SealError, Sealer};
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
+
+use crate::slab::{LARGE, SlabPool};
+
+pub(crate) type BoxWriter = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Why nothing can be written any more.
+#[derive(Debug)]
+pub(crate) enum TransmitError {
+    Io(io::Error),
+    Seal(SealError),
+}
+
+/// Owner of the write half and of the sealing key; behind its own lock, so that streams can queue
+/// and read while a record is sealed.
+pub(crate) struct Transmitter {
+    writer: Option<BoxWriter>,
+    sealer: Sealer,
+    pool: Arc<SlabPool>,
+    /// Sealed bytes; the first `sent` of them are written.
+    out: BytesMut,
+    sent: usize,
+    gather: TransmitBuf,
+    /// The connection task; wakes it when the socket takes bytes again.
+    pub(crate) waker: Waker,
+    /// Since when the socket has accepted nothing while bytes wait.
+    stalled_since: Option<Instant>,
+    pub(crate) written: u64,
+}
+
+impl Transmitter {
+    /// `unsent` is what the handshake left to send.
+    pub(crate) fn new(
+        writer: BoxWriter,
+        sealer: Sealer,
+        pool: Arc<SlabPool>,
+        unsent: BytesMut,
+    ) -> Self {
+        Self {
+            writer: Some(writer),
+            sealer,
+            pool,
+            out: unsent,
+            sent: 0,
+            gather: TransmitBuf::new(MAX_PLAINTEXT),
+            waker: Waker::noop().clone(),
+            stalled_since: None,
+            written: 0,
+        }
+    }
+
+    /// Whether sealed bytes wait for the socket.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.sent < self.out.len()
+    }
+
+    /// When the socket counts as stalled if it accepts nothing until then.
+    pub(crate) fn stall_deadline(&self, limit: Duration) -> Option<Instant> {
+        self.stalled_since.map(|since| since + limit)
+    }
+
+    /// Seals and writes until `next` has no more frames or the socket takes no more.
+    ///
+    /// `next` fills the gather list with at most one record of frames. It is called with this
+    /// transmitter's lock held, so it may take the state lock, never the other way round.
+    pub(crate) fn pump(
+        &mut self,
+        now: Instant,
+        mut next: impl FnMut(&mut TransmitBuf) -> bool,
+    ) -> Result<(), TransmitError> {
+        let mut exhausted = false;
+        loop {
+            // Frames are cut late: a new batch is sealed only when the last is nearly out.
+            if !exhausted && self.out.len() - self.sent < MAX_RECORD {
+                exhausted = self.fill(&mut next)?;
+            }
+            if !self.is_blocked() {
+                break;
+            }
+            let Some(writer) = self.writer.as_mut() else {
+                return Ok(());
+            };
+            let mut cx = Context::from_waker(&self.waker);
+            let writer = std::pin::Pin::new(writer);
+            match writer.poll_write(&mut cx, &self.out[self.sent..]) {
+                Poll::Ready(Ok(0)) => return Err(TransmitError::Io(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.sent += n;
+                    self.written += n as u64;
+                    self.stalled_since = None;
+                }
+                Poll::Ready(Err(error)) => return Err(TransmitError::Io(error)),
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert(now);
+                    return Ok(());
+                }
+            }
+        }
+        self.release_buffer();
+        if let Some(writer) = self.writer.as_mut() {
+            let mut cx = Context::from_waker(&self.waker);
+            if let Poll::Ready(Err(error)) = std::pin::Pin::new(writer).poll_flush(&mut cx) {
+                return Err(TransmitError::Io(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals records into the write buffer until it is full. True when there are no more frames.
+    fn fill(
+        &mut self,
+        next: &mut impl FnMut(&mut TransmitBuf) -> bool,
+    ) -> Result<bool, TransmitError> {
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.sent = 0;
+        }
+        while self.out.len() + MAX_RECORD <= LARGE {
+            self.gather.clear();
+            if !next(&mut self.gather) || self.gather.is_empty() {
+                self.gather.clear();
+                return Ok(true);
+            }
+            let needed = self.gather.len() + MAX_RECORD - MAX_PLAINTEXT;
+            if self.out.capacity() - self.out.len() < needed {
+                self.grow(needed);
+            }
+            self.sealer
+                .seal(self.gather.parts(), &mut self.out)
+                .map_err(TransmitError::Seal)?;
+            // Payload references must not outlive the record.
+            self.gather.clear();
+        }
+        Ok(false)
+    }
+
+    /// A small record gets a small buffer of its own; whatever is larger borrows from the pool.
+    fn grow(&mut self, needed: usize) {
+        let waiting = self.out.len() - self.sent;
+        let mut larger = if waiting + needed <= 1024 {
+            BytesMut::with_capacity(1024)
+        } else {
+            self.pool.take()
+        };
+        larger.extend_from_slice(&self.out[self.sent..]);
+        let old = std::mem::replace(&mut self.out, larger);
+        self.sent = 0;
+        self.give_back(old);
+    }
+
+    fn release_buffer(&mut self) {
+        self.sent = 0;
+        let out = std::mem::take(&mut self.out);
+        self.give_back(out);
+    }
+
+    fn give_back(&self, buf: BytesMut) {
+        if buf.capacity() >= LARGE {
+            self.pool.give(buf);
+        }
+    }
+
+    /// Ends the write direction; the socket closes when the reader is dropped too.
+    pub(crate) fn take_writer(&mut self) -> Option<BoxWriter> {
+        self.release_buffer();
+        self.writer.take()
+    }
+}

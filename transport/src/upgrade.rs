@@ -1,0 +1,380 @@
+//! From a byte stream to a connection: security, then the muxer, each within its deadline.
+//!
+//! The initiator proposes one security protocol, so its proposal and the first handshake message
+//! leave in one write, and the responder answers both in one; the last handshake message leaves
+//! with the first frames.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use barewire_base::{Multiaddr, PeerId, multistream};
+use barewire_mux::{Role, StreamMuxer, yamux};
+use barewire_security::{Opened, Opener, Sealer, noise};
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
+    time::Instant,
+};
+
+use crate::{
+    config::{MuxerKind, UpgradeConfig},
+    connection::{Connection, ConnectionInfo, Handle, Shared, State, now},
+    dial::RawConnection,
+    driver::{BoxReader, Driver, Limits, feed},
+    error::UpgradeError,
+    inbound::InboundStreams,
+    slab::ReadSlab,
+    transmit::{BoxWriter, Transmitter},
+};
+
+/// multistream id of Noise.
+const NOISE: &str = "/noise";
+/// multistream id of Yamux, the only muxer.
+pub(crate) const YAMUX: &str = "/yamux/1.0.0";
+/// Most bytes an unfinished upgrade may have us hold: one Noise message and a little.
+const MAX_BUFFERED: usize = 68 * 1024;
+/// First read buffer; every handshake of the known implementations fits.
+const READ_BUFFER: usize = 1024;
+
+/// Upgrades a byte stream this side opened. With `expected`, any other identity is refused before
+/// ours is revealed. The connection task is spawned on the current tokio runtime.
+///
+/// Cancel safe: a dropped call closes the byte stream.
+pub async fn upgrade_outbound<IO>(
+    io: IO,
+    config: &UpgradeConfig,
+    expected: Option<PeerId>,
+) -> Result<(Connection, InboundStreams), UpgradeError>
+where
+    IO: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let raw = RawConnection::unaddressed(io);
+    upgrade_halves(raw, Role::Client, config, expected).await
+}
+
+/// Upgrades a byte stream the remote opened. The connection task is spawned on the current tokio
+/// runtime.
+///
+/// Cancel safe: a dropped call closes the byte stream.
+pub async fn upgrade_inbound<IO>(
+    io: IO,
+    config: &UpgradeConfig,
+) -> Result<(Connection, InboundStreams), UpgradeError>
+where
+    IO: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let raw = RawConnection::unaddressed(io);
+    upgrade_halves(raw, Role::Server, config, None).await
+}
+
+/// Upgrades a byte stream that comes as two halves with its addresses, as the transports of this
+/// crate deliver it. [`Role::Client`] on the side that dialled.
+///
+/// Cancel safe: a dropped call closes the byte stream.
+pub async fn upgrade_halves(
+    raw: RawConnection,
+    role: Role,
+    config: &UpgradeConfig,
+    expected: Option<PeerId>,
+) -> Result<(Connection, InboundStreams), UpgradeError> {
+    let mut wire = Wire {
+        reader: raw.reader,
+        writer: raw.writer,
+        input: BytesMut::with_capacity(READ_BUFFER),
+        output: BytesMut::new(),
+        stage: "security negotiation",
+    };
+    let deadlines = Deadlines {
+        end: Instant::now() + config.total_timeout,
+        stage: config.stage_timeout,
+    };
+    let mut handshake = start_handshake(role, config, expected);
+    deadlines
+        .stage(agree_on_security(&mut wire, role, &mut handshake))
+        .await
+        .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))?;
+    wire.stage = "secure handshake";
+    deadlines
+        .stage(shake_hands(&mut wire, &mut handshake))
+        .await
+        .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))?;
+    let secured = handshake.finish().map_err(UpgradeError::Handshake)?;
+    let early_muxer = secured.muxer.is_some();
+    let (mut sealer, mut opener) = secured.session.split();
+    let early = if early_muxer {
+        Bytes::new()
+    } else {
+        wire.stage = "muxer negotiation";
+        deadlines
+            .stage(agree_on_muxer(&mut wire, role, &mut sealer, &mut opener))
+            .await
+            .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))?
+    };
+    let info = ConnectionInfo {
+        peer_id: secured.peer_id,
+        public_key: secured.public_key,
+        role,
+        local_addr: raw.local_addr,
+        remote_addr: raw.remote_addr,
+        security: NOISE,
+        muxer: YAMUX,
+        early_muxer,
+        established: now(),
+    };
+    Ok(spawn(wire, info, sealer, opener, early, config))
+}
+
+/// Deadlines of an upgrade. Each stage gets its own, none beyond the end; progress moves neither.
+struct Deadlines {
+    end: Instant,
+    stage: Duration,
+}
+
+impl Deadlines {
+    /// `None` when the time is up.
+    async fn stage<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let deadline = self.end.min(Instant::now() + self.stage);
+        tokio::time::timeout_at(deadline, work).await.ok()
+    }
+}
+
+/// The byte stream while it is upgraded. Input beyond what a stage consumes stays for the next one;
+/// output waits until somebody has to read.
+struct Wire {
+    reader: BoxReader,
+    writer: BoxWriter,
+    input: BytesMut,
+    output: BytesMut,
+    stage: &'static str,
+}
+
+impl Wire {
+    /// Sends what waits, then reads something.
+    async fn exchange(&mut self) -> Result<(), UpgradeError> {
+        self.flush().await?;
+        if self.input.len() >= MAX_BUFFERED {
+            // No stage accepts a message this long, so this is unreachable by a correct peer.
+            return Err(self.io_error(std::io::ErrorKind::InvalidData));
+        }
+        self.input.reserve(READ_BUFFER);
+        match self.reader.read_buf(&mut self.input).await {
+            Ok(0) => Err(self.io_error(std::io::ErrorKind::UnexpectedEof)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.io_error(error.kind())),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), UpgradeError> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let written = self.writer.write_all_buf(&mut self.output).await;
+        match written {
+            Ok(()) => self.writer.flush().await,
+            failed => failed,
+        }
+        .map_err(|error| self.io_error(error.kind()))
+    }
+
+    fn io_error(&self, kind: std::io::ErrorKind) -> UpgradeError {
+        UpgradeError::Io {
+            stage: self.stage,
+            kind,
+        }
+    }
+
+    fn negotiation_error(&self, error: multistream::NegotiationError) -> UpgradeError {
+        UpgradeError::Negotiation {
+            stage: self.stage,
+            error,
+        }
+    }
+}
+
+fn start_handshake(
+    role: Role,
+    config: &UpgradeConfig,
+    expected: Option<PeerId>,
+) -> noise::Handshake {
+    let mut rng = rand::rng();
+    match role {
+        Role::Client => noise::Handshake::initiator(&config.noise, expected, &mut rng),
+        Role::Server => noise::Handshake::responder(&config.noise, &mut rng),
+    }
+}
+
+async fn agree_on_security(
+    wire: &mut Wire,
+    role: Role,
+    handshake: &mut noise::Handshake,
+) -> Result<(), UpgradeError> {
+    match role {
+        Role::Client => {
+            let mut dialer = multistream::Dialer::optimistic(NOISE.into());
+            dialer.poll_transmit(&mut wire.output);
+            handshake.poll_transmit(&mut wire.output);
+            while dialer.outcome().is_none() {
+                wire.exchange().await?;
+                let consumed = dialer
+                    .handle_input(&wire.input)
+                    .map_err(|error| wire.negotiation_error(error))?;
+                wire.input.advance(consumed);
+            }
+        }
+        Role::Server => {
+            let mut listener = multistream::Listener::new();
+            while listener.outcome().is_none() {
+                wire.exchange().await?;
+                let consumed = listener
+                    .handle_input(&wire.input, &mut |id| (id == NOISE).then(|| NOISE.into()))
+                    .map_err(|error| wire.negotiation_error(error))?;
+                wire.input.advance(consumed);
+                listener.poll_transmit(&mut wire.output);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn shake_hands(
+    wire: &mut Wire,
+    handshake: &mut noise::Handshake,
+) -> Result<(), UpgradeError> {
+    loop {
+        handshake.poll_transmit(&mut wire.output);
+        if handshake.is_finished() {
+            return Ok(());
+        }
+        if !wire.input.is_empty() {
+            let consumed = handshake
+                .handle_input(&wire.input)
+                .map_err(UpgradeError::Handshake)?;
+            wire.input.advance(consumed);
+            if consumed > 0 {
+                continue;
+            }
+        }
+        wire.exchange().await?;
+    }
+}
+
+/// Negotiates the muxer inside the secured channel, for peers that did not choose it in the
+/// handshake (rust-libp2p). Returns plaintext that came behind the agreement.
+async fn agree_on_muxer(
+    wire: &mut Wire,
+    role: Role,
+    sealer: &mut Sealer,
+    opener: &mut Opener,
+) -> Result<Bytes, UpgradeError> {
+    let mut plaintext = BytesMut::new();
+    let mut answer = BytesMut::new();
+    match role {
+        Role::Client => {
+            let mut dialer = multistream::Dialer::optimistic(YAMUX.into());
+            dialer.poll_transmit(&mut answer);
+            seal(wire, sealer, &answer)?;
+            while dialer.outcome().is_none() {
+                open(wire, opener, &mut plaintext).await?;
+                let consumed = dialer
+                    .handle_input(&plaintext)
+                    .map_err(|error| wire.negotiation_error(error))?;
+                plaintext.advance(consumed);
+            }
+        }
+        Role::Server => {
+            let mut listener = multistream::Listener::new();
+            while listener.outcome().is_none() {
+                open(wire, opener, &mut plaintext).await?;
+                let consumed = listener
+                    .handle_input(&plaintext, &mut |id| (id == YAMUX).then(|| YAMUX.into()))
+                    .map_err(|error| wire.negotiation_error(error))?;
+                plaintext.advance(consumed);
+                answer.clear();
+                if listener.poll_transmit(&mut answer) {
+                    seal(wire, sealer, &answer)?;
+                }
+            }
+        }
+    }
+    Ok(plaintext.freeze())
+}
+
+/// Seals one short message into the output.
+fn seal(wire: &mut Wire, sealer: &mut Sealer, message: &[u8]) -> Result<(), UpgradeError> {
+    sealer
+        .seal(std::iter::once(message), &mut wire.output)
+        .map_err(UpgradeError::Seal)
+}
+
+/// Appends the plaintext of the next record to `plaintext`.
+async fn open(
+    wire: &mut Wire,
+    opener: &mut Opener,
+    plaintext: &mut BytesMut,
+) -> Result<(), UpgradeError> {
+    loop {
+        match opener
+            .open_in_place(&mut wire.input)
+            .map_err(UpgradeError::Record)?
+        {
+            Opened::Record {
+                plaintext: range,
+                consumed,
+            } => {
+                plaintext.extend_from_slice(&wire.input[range]);
+                wire.input.advance(consumed);
+                return Ok(());
+            }
+            Opened::NeedMore { .. } => wire.exchange().await?,
+        }
+    }
+}
+
+fn spawn(
+    wire: Wire,
+    info: ConnectionInfo,
+    sealer: Sealer,
+    opener: Opener,
+    early: Bytes,
+    config: &UpgradeConfig,
+) -> (Connection, InboundStreams) {
+    let budget = config.budget.child(config.connection_budget);
+    let mux: Box<dyn StreamMuxer> = match config.muxer {
+        MuxerKind::Yamux => Box::new(yamux::Session::new(
+            info.role,
+            config.yamux.clone(),
+            budget,
+            info.established,
+        )),
+        #[cfg(feature = "yamux-crate")]
+        MuxerKind::YamuxCrate => Box::new(barewire_mux::yamux_crate::CrateSession::new(
+            info.role,
+            info.established,
+        )),
+    };
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State::new(mux)),
+        transmit: Mutex::new(Transmitter::new(
+            wire.writer,
+            sealer,
+            config.slabs.clone(),
+            wire.output,
+        )),
+        info,
+        closed: Notify::new(),
+    });
+    let slab = ReadSlab::new(config.slabs.clone(), &wire.input);
+    let limits = Limits {
+        write_stall: config.write_stall_timeout,
+        empty_records_per_second: config.max_empty_records_per_second,
+    };
+    if !early.is_empty() {
+        // A violation in here is found again by the task, which closes with the reason.
+        drop(feed(&shared, now(), early));
+    }
+    let driver = Driver::new(shared.clone(), wire.reader, opener, slab, limits);
+    tokio::spawn(driver);
+    let connection = Connection(Arc::new(Handle(shared)));
+    (connection.clone(), InboundStreams::new(connection))
+}
