@@ -1,0 +1,179 @@
+//! Peer records: the addresses of a peer, signed by it.
+
+use prost::Message;
+
+use crate::{
+    Fault, Keypair, Multiaddr, PeerId,
+    envelope::{EnvelopeError, SignedEnvelope},
+    identity::PeerIdError,
+    multiaddr,
+    proto::{self, ScanError, ScanLimits},
+};
+
+/// What go- and js-libp2p sign under, and what is signed here.
+const DOMAIN: &str = "libp2p-peer-record";
+/// Two literal bytes, not a varint.
+const PAYLOAD_TYPE: &[u8] = &[0x03, 0x01];
+
+/// What rust-libp2p signs under by default.
+const LEGACY_DOMAIN: &str = "libp2p-routing-state";
+const LEGACY_PAYLOAD_TYPE: &[u8] = b"/libp2p/routing-state-record";
+
+/// Most fields in a record, addresses included; more than any implementation keeps.
+const SCAN_LIMITS: ScanLimits = ScanLimits {
+    max_fields: 256,
+    max_depth: 0,
+};
+
+/// Fields of one address entry, unknown ones included.
+const ADDRESS_SCAN_LIMITS: ScanLimits = ScanLimits {
+    max_fields: 4,
+    max_depth: 0,
+};
+
+/// Why a peer record is not accepted, or cannot be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerRecordError {
+    /// The envelope around it is invalid.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// The record is not a protobuf message within limits.
+    #[error("the peer record is not a valid protobuf message: {0}")]
+    Protobuf(#[from] ScanError),
+    /// Fields have other types than a record's.
+    #[error("the record's fields are not those of a peer record")]
+    Malformed,
+    /// The record's peer id is no peer id.
+    #[error("the record's peer id is invalid: {0}")]
+    PeerId(#[from] PeerIdError),
+    /// The record speaks of another peer than the one whose key signed it.
+    #[error("the record is about {record} but was signed by {signer}")]
+    WrongSigner {
+        /// The peer in the record.
+        record: PeerId,
+        /// The peer whose key signed.
+        signer: PeerId,
+    },
+}
+
+impl PeerRecordError {
+    /// Who is to blame.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Envelope(error) => error.fault(),
+            _ => Fault::Peer,
+        }
+    }
+}
+
+/// The addresses of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRecord {
+    /// The peer.
+    pub peer_id: PeerId,
+    /// Grows with each record of the peer. Implementations count in different units, so it is only
+    /// to be compared: take a record if it is greater than the one already had.
+    pub seq: u64,
+    /// The peer's addresses, maybe none. Of a received record, those that are understood here.
+    pub addrs: Vec<Multiaddr>,
+}
+
+/// The record on the wire. All fields are written even when they are zero or empty.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Wire {
+    #[prost(bytes = "vec", optional, tag = "1")]
+    peer_id: Option<Vec<u8>>,
+    #[prost(uint64, optional, tag = "2")]
+    seq: Option<u64>,
+    /// Messages with the address as field 1, read on their own after a scan.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    addresses: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct WireAddress {
+    #[prost(bytes = "vec", tag = "1")]
+    multiaddr: Vec<u8>,
+}
+
+impl PeerRecord {
+    /// Signs the record in the form go- and js-libp2p accept and rust-libp2p can be told to.
+    /// Returns the envelope's bytes.
+    ///
+    /// Addresses with components that not every implementation knows are left out: one of them
+    /// would make rust-libp2p refuse the whole record.
+    ///
+    /// # Errors
+    /// [`PeerRecordError::WrongSigner`] if `keypair` is not the peer's.
+    pub fn sign(&self, keypair: &Keypair) -> Result<Vec<u8>, PeerRecordError> {
+        let signer = keypair.peer_id();
+        if signer != self.peer_id {
+            return Err(PeerRecordError::WrongSigner {
+                record: self.peer_id,
+                signer,
+            });
+        }
+        let addresses = self.addrs.iter().filter(|addr| addr.is_widely_known());
+        let wire = Wire {
+            peer_id: Some(self.peer_id.as_bytes().to_vec()),
+            seq: Some(self.seq),
+            addresses: addresses
+                .map(|addr| {
+                    WireAddress {
+                        multiaddr: addr.as_bytes().to_vec(),
+                    }
+                    .encode_to_vec()
+                })
+                .collect(),
+        };
+        let payload = wire.encode_to_vec();
+        Ok(SignedEnvelope::seal(keypair, DOMAIN, PAYLOAD_TYPE, payload)?.encode())
+    }
+
+    /// Reads and verifies a signed record in either form in use (go- and js-libp2p's, and
+    /// rust-libp2p's default). Addresses not understood here are left out.
+    ///
+    /// # Errors
+    /// [`PeerRecordError`], in the order: envelope, signature, payload type, record, signer.
+    pub fn from_envelope(bytes: &[u8]) -> Result<Self, PeerRecordError> {
+        let envelope = SignedEnvelope::decode(bytes)?;
+        let (domain, payload_type) = if envelope.payload_type() == LEGACY_PAYLOAD_TYPE {
+            (LEGACY_DOMAIN, LEGACY_PAYLOAD_TYPE)
+        } else {
+            (DOMAIN, PAYLOAD_TYPE)
+        };
+        let payload = envelope.open(domain, payload_type)?;
+        let record = Self::decode(payload)?;
+        let signer = envelope.public_key().peer_id();
+        if signer != record.peer_id {
+            return Err(PeerRecordError::WrongSigner {
+                record: record.peer_id,
+                signer,
+            });
+        }
+        Ok(record)
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, PeerRecordError> {
+        proto::scan(payload, &SCAN_LIMITS)?;
+        let wire = Wire::decode(payload).map_err(|_| PeerRecordError::Malformed)?;
+        let mut addresses = Vec::with_capacity(wire.addresses.len());
+        for entry in &wire.addresses {
+            proto::scan(entry, &ADDRESS_SCAN_LIMITS)?;
+            let address =
+                WireAddress::decode(&entry[..]).map_err(|_| PeerRecordError::Malformed)?;
+            addresses.push(address.multiaddr);
+        }
+        let (addrs, _skipped) = multiaddr::parse_list(addresses.iter().map(Vec::as_slice));
+        Ok(Self {
+            peer_id: PeerId::from_bytes(&wire.peer_id.unwrap_or_default())?,
+            seq: wire.seq.unwrap_or_default(),
+            addrs,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
