@@ -442,16 +442,13 @@ impl Connection {
         dialer.poll_transmit(&mut first);
         let proposals = protocols.join(", ").into();
         let mut stream = Stream::outbound(self.clone(), id, proposals, first.freeze(), dialer);
-        stream
-            .negotiate()
-            .await
-            .map_err(|error| match error {
-                StreamError::ProtocolNotSupported(proposals) => {
-                    OpenStreamError::ProtocolNotSupported(proposals)
-                }
-                StreamError::Closed(reason) => OpenStreamError::Closed(reason),
-                other => OpenStreamError::Stream(other),
-            })?;
+        stream.negotiate().await.map_err(|error| match error {
+            StreamError::ProtocolNotSupported(proposals) => {
+                OpenStreamError::ProtocolNotSupported(proposals)
+            }
+            StreamError::Closed(reason) => OpenStreamError::Closed(reason),
+            other => OpenStreamError::Stream(other),
+        })?;
         Ok(stream)
     }
 

@@ -10,9 +10,9 @@ use std::{
 };
 
 use barewire_security::{Opened, Opener};
-use bytes::{Bytes, BytesMut, BufMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
 };
 
@@ -262,7 +262,10 @@ impl Driver {
         let now = now();
         let mut transmit = self.shared.transmit.lock();
         if !matches!(reason, CloseReason::RemoteEnded | CloseReason::Io(_)) {
-            if matches!(reason, CloseReason::Record(_) | CloseReason::EmptyRecordFlood) {
+            if matches!(
+                reason,
+                CloseReason::Record(_) | CloseReason::EmptyRecordFlood
+            ) {
                 self.shared.state.lock().mux.close(GO_AWAY_PROTOCOL_ERROR);
             }
             // A failure to say goodbye changes nothing.
@@ -287,11 +290,7 @@ impl Driver {
 const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
 
 /// Gives plaintext to the muxer; returns how many tasks its events woke.
-pub(crate) fn feed(
-    shared: &Shared,
-    now: Instant,
-    plaintext: Bytes,
-) -> Result<usize, CloseReason> {
+pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<usize, CloseReason> {
     let mut state = shared.state.lock();
     state.received += plaintext.len() as u64;
     let result = state.mux.handle_input(now, plaintext);

@@ -112,9 +112,7 @@ impl ReadSlab {
         let capacity = self.buf.capacity();
         let end = if self.large {
             // Any record that begins before `capacity - MAX_RECORD` fits.
-            capacity
-                .saturating_sub(MAX_RECORD)
-                .max(whole.min(capacity))
+            capacity.saturating_sub(MAX_RECORD).max(whole.min(capacity))
         } else {
             capacity
         };
@@ -153,9 +151,11 @@ mod tests {
         let pool = Arc::new(SlabPool::default());
         let mut slab = ReadSlab::new(pool, &[]);
         slab.large = true;
-        let mut lengths = [17usize, 65_537, 2, 40_000, 65_000, 65_537, 333, 65_537, 65_536]
-            .into_iter()
-            .cycle();
+        let mut lengths = [
+            17usize, 65_537, 2, 40_000, 65_000, 65_537, 333, 65_537, 65_536,
+        ]
+        .into_iter()
+        .cycle();
         let mut stream = Vec::new();
         let mut held = Vec::new();
         for round in 0..2_000 {

@@ -81,7 +81,14 @@ impl Stream {
             dialer,
             proposal: protocol.clone(),
         });
-        Self::assemble(connection, id, protocol, prefix, Some(negotiating), Bytes::new())
+        Self::assemble(
+            connection,
+            id,
+            protocol,
+            prefix,
+            Some(negotiating),
+            Bytes::new(),
+        )
     }
 
     pub(crate) fn inbound(
@@ -339,7 +346,9 @@ impl ReadHalf {
                 }
             },
             ReadOutcome::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
-            _ => Poll::Ready(Err(state.closed_error().unwrap_or(StreamError::LocallyClosed))),
+            _ => Poll::Ready(Err(state
+                .closed_error()
+                .unwrap_or(StreamError::LocallyClosed))),
         };
         let flush = state.mux.wants_transmit() && !state.defer_flush;
         drop(state);

@@ -95,7 +95,9 @@ impl Transmitter {
             let mut cx = Context::from_waker(&self.waker);
             let writer = std::pin::Pin::new(writer);
             match writer.poll_write(&mut cx, &self.out[self.sent..]) {
-                Poll::Ready(Ok(0)) => return Err(TransmitError::Io(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(0)) => {
+                    return Err(TransmitError::Io(io::ErrorKind::WriteZero.into()));
+                }
                 Poll::Ready(Ok(n)) => {
                     self.sent += n;
                     self.written += n as u64;

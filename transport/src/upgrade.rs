@@ -6,7 +6,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use barewire_base::{Multiaddr, PeerId, multistream};
+use barewire_base::{PeerId, multistream};
 use barewire_mux::{Role, StreamMuxer, yamux};
 use barewire_security::{Opened, Opener, Sealer, noise};
 use bytes::{Buf, Bytes, BytesMut};
@@ -89,7 +89,7 @@ pub async fn upgrade_halves(
         end: Instant::now() + config.total_timeout,
         stage: config.stage_timeout,
     };
-    let mut handshake = start_handshake(role, config, expected);
+    let mut handshake = start_handshake(role, config, expected)?;
     deadlines
         .stage(agree_on_security(&mut wire, role, &mut handshake))
         .await
@@ -196,12 +196,13 @@ fn start_handshake(
     role: Role,
     config: &UpgradeConfig,
     expected: Option<PeerId>,
-) -> noise::Handshake {
+) -> Result<noise::Handshake, UpgradeError> {
     let mut rng = rand::rng();
     match role {
         Role::Client => noise::Handshake::initiator(&config.noise, expected, &mut rng),
         Role::Server => noise::Handshake::responder(&config.noise, &mut rng),
     }
+    .map_err(UpgradeError::Handshake)
 }
 
 async fn agree_on_security(
