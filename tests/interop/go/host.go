@@ -1,0 +1,92 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+)
+
+const agent = "barewire-peer-go/0.1.0"
+
+// newHost builds a host that nothing throttles: no resource limits, no connection trimming, no metrics.
+func newHost(opts *options, listen []string) (host.Host, error) {
+	key, err := loadKey(opts.key)
+	if err != nil {
+		return nil, err
+	}
+	hostOpts := []libp2p.Option{
+		libp2p.Identity(key),
+		libp2p.UserAgent(agent),
+		libp2p.ResourceManager(&network.NullResourceManager{}),
+		libp2p.ConnectionManager(connmgr.NullConnMgr{}),
+		libp2p.DisableRelay(),
+		libp2p.DisableMetrics(),
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+		libp2p.Transport(websocket.New),
+		libp2p.Transport(libp2pquic.NewTransport),
+	}
+	switch {
+	case opts.security == "tls":
+		hostOpts = append(hostOpts, libp2p.Security(tls.ID, tls.New))
+	case opts.security == "noise" && opts.noEarlyMuxer:
+		hostOpts = append(hostOpts, libp2p.Security(noise.ID, noiseWithoutEarlyMuxer))
+	case opts.security == "noise":
+		hostOpts = append(hostOpts, libp2p.Security(noise.ID, noise.New))
+	default:
+		return nil, fmt.Errorf("security %q is unknown: noise or tls", opts.security)
+	}
+	if len(listen) == 0 {
+		hostOpts = append(hostOpts, libp2p.NoListenAddrs)
+	} else {
+		hostOpts = append(hostOpts, libp2p.ListenAddrStrings(listen...))
+	}
+	return libp2p.New(hostOpts...)
+}
+
+// noiseWithoutEarlyMuxer announces no muxers in the Noise handshake, so both sides fall back to multistream-select.
+func noiseWithoutEarlyMuxer(id protocol.ID, key crypto.PrivKey, _ []upgrader.StreamMuxer) (*noise.Transport, error) {
+	return noise.New(id, key, nil)
+}
+
+func loadKey(path string) (crypto.PrivKey, error) {
+	if path == "" {
+		key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+		return key, err
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return crypto.UnmarshalPrivateKey(raw)
+}
+
+var stdout sync.Mutex
+
+// emit prints one event as one line.
+func emit(event map[string]any) {
+	line, err := json.Marshal(event)
+	if err != nil {
+		panic(err) // only plain values go in
+	}
+	stdout.Lock()
+	defer stdout.Unlock()
+	os.Stdout.Write(append(line, '\n'))
+}

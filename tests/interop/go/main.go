@@ -1,0 +1,62 @@
+// Command peer-go is barewire's foreign peer on go-libp2p. It takes the command line of barewire and prints the
+// same JSON events, one object per line, so that tests and benchmarks can put either end of a connection on either stack.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+const usage = `usage:
+  peer-go listen [--listen MULTIADDR]... [--echo-protocol ID]...
+  peer-go identify|ping|perf|echo|half-close|reset|hold ADDR
+  peer-go bench handshakes|streams|connections ADDR
+options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --timeout SECONDS --json
+         --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote`
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "peer-go: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("no command given\n%s", usage)
+	}
+	command, rest := args[0], args[1:]
+	if command == "bench" {
+		if len(rest) == 0 {
+			return fmt.Errorf("bench needs handshakes, streams or connections\n%s", usage)
+		}
+		command, rest = "bench "+rest[0], rest[1:]
+	}
+	opts, err := parseOptions(rest)
+	if err != nil {
+		return err
+	}
+	if command == "listen" {
+		return listen(opts)
+	}
+	client, known := map[string]func(*options, *target) error{
+		"identify":          identifyPeer,
+		"ping":              pingPeer,
+		"perf":              perfPeer,
+		"echo":              echoPeer,
+		"half-close":        halfClosePeer,
+		"reset":             resetPeer,
+		"hold":              holdPeer,
+		"bench handshakes":  benchHandshakes,
+		"bench streams":     benchStreams,
+		"bench connections": benchConnections,
+	}[command]
+	if !known {
+		return fmt.Errorf("unknown command %q\n%s", command, usage)
+	}
+	to, err := parseTarget(opts.positional)
+	if err != nil {
+		return err
+	}
+	return client(opts, to)
+}

@@ -1,0 +1,145 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::protocol;
+
+#[derive(Parser)]
+#[command(about = "A foreign peer with barewire's command line")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+pub(crate) fn parse() -> Command {
+    Cli::parse().command
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Serve until stdin closes or SIGTERM.
+    Listen(ListenOptions),
+    /// Show who answers.
+    Identify(DialOptions),
+    /// Measure round trips on one stream.
+    Ping(DialOptions),
+    /// Move --upload and --download bytes over one stream.
+    Perf(DialOptions),
+    /// Send --size random bytes and compare what comes back.
+    Echo(DialOptions),
+    /// End the own direction first, then read everything back.
+    HalfClose(DialOptions),
+    /// See a reset, or make one; the connection must live on.
+    Reset(DialOptions),
+    /// Keep a stream busy until one of the processes dies.
+    Hold(DialOptions),
+    /// Rates and memory.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Fresh connection each: dial, one ping, close.
+    Handshakes(DialOptions),
+    /// Short echo streams on one connection.
+    Streams(DialOptions),
+    /// Hold --count connections of as many identities until stdin closes.
+    Connections(DialOptions),
+}
+
+/// What shapes the stack itself.
+#[derive(Args, Clone)]
+pub struct StackOptions {
+    /// Identity file in libp2p's protobuf form; a fresh identity without it.
+    #[arg(long)]
+    pub key: Option<PathBuf>,
+    #[arg(long, default_value = "noise", value_parser = ["noise", "tls"])]
+    pub security: String,
+    /// Only yamux.
+    #[arg(long, default_value = "yamux", value_parser = ["yamux"])]
+    pub muxer: String,
+    /// Accepted for symmetry: these stacks negotiate the muxer by multistream only.
+    #[arg(long)]
+    pub no_early_muxer: bool,
+    /// Accepted for symmetry: the output is always JSON lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct ListenOptions {
+    #[command(flatten)]
+    pub stack: StackOptions,
+    /// Multiaddr to listen on; may be repeated.
+    #[arg(long, default_value = "/ip4/127.0.0.1/tcp/0")]
+    pub listen: Vec<String>,
+    /// Further protocol id to echo on; may be repeated.
+    #[arg(long)]
+    pub echo_protocol: Vec<String>,
+}
+
+#[derive(Args, Clone)]
+pub struct DialOptions {
+    /// Multiaddr with the peer id at its end.
+    pub addr: String,
+    #[command(flatten)]
+    pub stack: StackOptions,
+    /// Deadline of the whole command, in seconds.
+    #[arg(long, default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    #[arg(long)]
+    pub count: Option<usize>,
+    #[arg(long, default_value_t = 1, value_parser = parse_positive)]
+    pub concurrency: usize,
+    #[arg(long, value_parser = parse_bytes)]
+    pub size: Option<u64>,
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    pub upload: u64,
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    pub download: u64,
+    #[arg(long, default_value = protocol::ECHO)]
+    pub protocol: String,
+    /// Who resets.
+    #[arg(long, default_value = "remote", value_parser = ["local", "remote"])]
+    pub by: String,
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("{text:?} is not a number from 1")),
+        Ok(n) => Ok(n),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.trim_end_matches('s')
+        .parse()
+        .ok()
+        .and_then(|secs| Duration::try_from_secs_f64(secs).ok())
+        .ok_or_else(|| format!("{text:?} is not a number of seconds"))
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+    ];
+    let (number, factor) = UNITS
+        .iter()
+        .find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))
+        .unwrap_or((text, 1));
+    number
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(|| format!("{text:?} is not a byte count such as 100, 64KiB or 1GiB"))
+}

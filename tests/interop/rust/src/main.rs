@@ -1,0 +1,11 @@
+//! barewire's foreign peer on rust-libp2p.
+
+mod node;
+mod streams;
+mod transport;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    barewire_peer_cli::main::<node::Node>()
+}

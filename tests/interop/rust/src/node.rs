@@ -1,0 +1,261 @@
+//! One swarm, driven by a task and commanded through a channel.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use barewire_peer_cli::{
+    Connection, DialOptions, Dialer, Failure, ListenOptions, Listening, Services, Stack,
+    StackOptions,
+};
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Stream, Swarm,
+    core::upgrade::Version,
+    identify, identity,
+    swarm::{
+        self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+use crate::{
+    streams::{self, Opener},
+    transport,
+};
+
+const AGENT: &str = concat!("barewire-peer-rust/", env!("CARGO_PKG_VERSION"));
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    identify: identify::Behaviour,
+    streams: streams::Behaviour,
+}
+
+enum Command {
+    Dial(Multiaddr, oneshot::Sender<Result<Established, String>>),
+    Identify(ConnectionId, oneshot::Sender<identify::Info>),
+    Close(ConnectionId),
+}
+
+struct Established {
+    id: ConnectionId,
+    peer: PeerId,
+    opener: Opener,
+}
+
+/// A node lives until its command channel closes.
+pub(crate) struct Node {
+    commands: mpsc::Sender<Command>,
+    target: Option<Multiaddr>,
+}
+
+impl Stack for Node {
+    type Dialer = Self;
+
+    async fn listen(
+        options: &ListenOptions,
+        services: Arc<Services>,
+    ) -> Result<Listening<Self>, Failure> {
+        let mut swarm = new_swarm(&options.stack, &options.listen, Some(services))?;
+        let mut waiting = options.listen.len();
+        for addr in &options.listen {
+            swarm.listen_on(addr.parse()?)?;
+        }
+        let mut addrs = Vec::new();
+        while waiting > 0 {
+            match swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { address, .. } => {
+                    addrs.push(address.to_string());
+                    // identify and its signed record tell only confirmed addresses.
+                    swarm.add_external_address(address);
+                    waiting -= 1;
+                }
+                SwarmEvent::ListenerClosed { reason, .. } => reason?,
+                _ => {}
+            }
+        }
+        let peer = swarm.local_peer_id().to_string();
+        Ok(Listening {
+            node: spawn(swarm, None),
+            peer,
+            addrs,
+        })
+    }
+
+    async fn dialer(options: &DialOptions) -> Result<Self, Failure> {
+        let swarm = new_swarm(&options.stack, std::slice::from_ref(&options.addr), None)?;
+        Ok(spawn(swarm, Some(options.addr.parse()?)))
+    }
+}
+
+fn new_swarm(
+    options: &StackOptions,
+    addrs: &[String],
+    services: Option<Arc<Services>>,
+) -> Result<Swarm<Behaviour>, Failure> {
+    let key = match &options.key {
+        Some(path) => identity::Keypair::from_protobuf_encoding(&std::fs::read(path)?)?,
+        None => identity::Keypair::generate_ed25519(),
+    };
+    let transport = transport::build(&key, options, addrs)?;
+    let behaviour = Behaviour {
+        identify: identify::Behaviour::new(
+            identify::Config::new_with_signed_peer_record("barewire-peer/1".to_owned(), &key)
+                .with_agent_version(AGENT.to_owned()),
+        ),
+        streams: streams::Behaviour::new(services),
+    };
+    let config = swarm::Config::with_tokio_executor()
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_max_negotiating_inbound_streams(1024)
+        .with_idle_connection_timeout(Duration::from_secs(3600));
+    Ok(Swarm::new(
+        transport,
+        behaviour,
+        key.public().to_peer_id(),
+        config,
+    ))
+}
+
+fn spawn(swarm: Swarm<Behaviour>, target: Option<Multiaddr>) -> Node {
+    let (commands, receiver) = mpsc::channel(64);
+    tokio::spawn(drive(swarm, receiver, target.is_some()));
+    Node { commands, target }
+}
+
+/// `dialling`: identify's results are kept for whoever asks; a listener has nobody who would.
+async fn drive(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>, dialling: bool) {
+    let mut dials = HashMap::new();
+    let mut identified = HashMap::new();
+    let mut asked: HashMap<ConnectionId, oneshot::Sender<identify::Info>> = HashMap::new();
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                None => return,
+                Some(Command::Dial(addr, reply)) => {
+                    let opts = match addr.iter().last() {
+                        Some(libp2p::multiaddr::Protocol::P2p(peer)) => {
+                            DialOpts::peer_id(peer).addresses(vec![addr]).condition(PeerCondition::Always).allocate_new_port().build()
+                        }
+                        _ => DialOpts::unknown_peer_id().address(addr).allocate_new_port().build(),
+                    };
+                    let id = opts.connection_id();
+                    match swarm.dial(opts) {
+                        Ok(()) => { dials.insert(id, reply); }
+                        Err(cause) => { let _ = reply.send(Err(explain(cause))); }
+                    }
+                }
+                Some(Command::Identify(id, reply)) => match identified.remove(&id) {
+                    Some(told) => { let _ = reply.send(told); }
+                    None => { asked.insert(id, reply); }
+                },
+                Some(Command::Close(id)) => { swarm.close_connection(id); }
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::ConnectionEstablished { connection_id, peer_id, .. } => {
+                    if let Some(reply) = dials.remove(&connection_id)
+                        && let Some(opener) = swarm.behaviour().streams.opener(connection_id)
+                    {
+                        let _ = reply.send(Ok(Established { id: connection_id, peer: peer_id, opener }));
+                    }
+                }
+                SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                    if let Some(reply) = dials.remove(&connection_id) {
+                        let _ = reply.send(Err(explain(error)));
+                    }
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(
+                    identify::Event::Received { connection_id, info, .. },
+                )) if dialling => match asked.remove(&connection_id) {
+                    Some(reply) => { let _ = reply.send(info); }
+                    None => { identified.insert(connection_id, info); }
+                },
+                SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                    identified.remove(&connection_id);
+                    asked.remove(&connection_id);
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn explain(cause: DialError) -> String {
+    use std::error::Error;
+    let mut text = cause.to_string();
+    let mut source = cause.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+impl Dialer for Node {
+    type Connection = OpenConnection;
+
+    async fn dial(&self) -> Result<OpenConnection, Failure> {
+        let target = self.target.clone().ok_or("a listener does not dial")?;
+        let (reply, established) = oneshot::channel();
+        self.commands
+            .send(Command::Dial(target, reply))
+            .await
+            .map_err(|_| GONE)?;
+        let established = established.await.map_err(|_| GONE)??;
+        Ok(OpenConnection {
+            established,
+            commands: self.commands.clone(),
+        })
+    }
+}
+
+const GONE: &str = "the swarm has ended";
+
+pub(crate) struct OpenConnection {
+    established: Established,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Connection for OpenConnection {
+    type Stream = Compat<Stream>;
+
+    fn peer(&self) -> String {
+        self.established.peer.to_string()
+    }
+
+    async fn open(&self, protocol: &str) -> Result<Self::Stream, Failure> {
+        Ok(self.established.opener.open(protocol).await?.compat())
+    }
+
+    async fn identify(&self) -> Result<Value, Failure> {
+        let (reply, told) = oneshot::channel();
+        self.commands
+            .send(Command::Identify(self.established.id, reply))
+            .await
+            .map_err(|_| GONE)?;
+        let info = told
+            .await
+            .map_err(|_| "the connection closed before the other side identified itself")?;
+        Ok(json!({
+            "agent": info.agent_version,
+            "protocol_version": info.protocol_version,
+            "protocols": info.protocols.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "listen_addrs": info.listen_addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "observed_addr": info.observed_addr.to_string(),
+            // rust-libp2p hands on only a record whose signature and peer id it has verified.
+            "signed_record": info.signed_peer_record.is_some(),
+            "early_muxer": false,
+        }))
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        // A swarm may dial a peer it still has a closing connection to, so nothing is waited for.
+        Ok(self
+            .commands
+            .send(Command::Close(self.established.id))
+            .await
+            .map_err(|_| GONE)?)
+    }
+}

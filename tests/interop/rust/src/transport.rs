@@ -1,0 +1,67 @@
+//! TCP, QUIC and WebSocket, with Noise or TLS, and yamux.
+
+use barewire_peer_cli::{Failure, StackOptions};
+use futures::future::Either;
+use libp2p::{
+    PeerId, Transport,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, OrTransport},
+        upgrade::Version,
+    },
+    dns, identity, noise, quic, tcp, tls, websocket, yamux,
+};
+
+type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// Secures and multiplexes a raw transport; a macro because every security choice is a type of its own.
+macro_rules! upgraded {
+    ($raw:expr, $security:expr) => {
+        $raw.upgrade(Version::V1Lazy)
+            .authenticate($security)
+            .multiplex(yamux::Config::default())
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .boxed()
+    };
+}
+
+macro_rules! secured {
+    ($raw:expr, $key:expr, $options:expr) => {
+        match $options.security.as_str() {
+            "tls" => upgraded!($raw, tls::Config::new($key)?),
+            _ => upgraded!($raw, noise::Config::new($key)?),
+        }
+    };
+}
+
+/// Builds only what the addresses need, so that a measured TCP connection carries nothing else.
+pub(crate) fn build(
+    key: &identity::Keypair,
+    options: &StackOptions,
+    addrs: &[String],
+) -> Result<Muxed, Failure> {
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+    let mut transport: Muxed = secured!(tcp(), key, options);
+    if addrs.iter().any(|addr| addr.contains("/ws")) {
+        let ws = secured!(websocket::Config::new(tcp()), key, options);
+        transport = join(ws, transport);
+    }
+    if addrs.iter().any(|addr| addr.contains("/quic-v1")) {
+        let quic = quic::tokio::Transport::new(quic::Config::new(key))
+            .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+            .boxed();
+        transport = join(quic, transport);
+    }
+    if addrs.iter().any(|addr| addr.contains("/dns")) {
+        transport = dns::tokio::Transport::system(transport)?.boxed();
+    }
+    Ok(transport)
+}
+
+fn join(first: Muxed, second: Muxed) -> Muxed {
+    OrTransport::new(first, second)
+        .map(|either, _| match either {
+            Either::Left(connected) | Either::Right(connected) => connected,
+        })
+        .boxed()
+}
