@@ -1,10 +1,12 @@
 //! The record layer of a secured connection.
 //!
-//! A record is a two-byte big-endian length and a ChaCha20-Poly1305 ciphertext with its tag, as the Noise transport
-//! phase of libp2p frames it. Nothing here does I/O: the owner of the socket hands over buffers.
+//! A record is a two-byte big-endian length and a ChaCha20-Poly1305 ciphertext with its tag, as the
+//! Noise transport phase of libp2p frames it. Nothing here does I/O: the owner of the socket hands
+//! over buffers.
 //!
-//! Sealing copies each byte once, from the gather list into the write buffer, and encrypts it where it lies. Opening
-//! decrypts where the record was read, so that a slice of the read buffer is the plaintext.
+//! Sealing copies each byte once, from the gather list into the write buffer, and encrypts it where
+//! it lies. Opening decrypts where the record was read, so that a slice of the read buffer is the
+//! plaintext.
 
 use std::ops::Range;
 
@@ -20,7 +22,8 @@ const TAG: usize = 16;
 /// The nonce that no record may use; it is reserved by the Noise specification (section 5.1).
 const NONCE_END: u64 = u64::MAX;
 
-/// Most plaintext bytes of one record: a Noise message is at most 65,535 bytes, of which 16 are the tag.
+/// Most plaintext bytes of one record: a Noise message is at most 65,535 bytes, of which 16 are the
+/// tag.
 pub const MAX_PLAINTEXT: usize = 65_519;
 /// Most bytes of one record on the wire, with its length prefix.
 pub const MAX_RECORD: usize = 65_537;
@@ -32,7 +35,8 @@ pub(crate) type RecordKey = Zeroizing<[u8; 32]>;
 
 /// Both directions of a secured connection, the result of a finished handshake.
 ///
-/// The two directions share nothing, so that [`split`](Self::split) lets each be used where its bytes are.
+/// The two directions share nothing, so that [`split`](Self::split) lets each be used where its
+/// bytes are.
 #[derive(Debug)]
 pub struct Session {
     sealer: Sealer,
@@ -70,19 +74,22 @@ fn record_key(key: &RecordKey) -> Option<LessSafeKey> {
 #[derive(Debug)]
 pub struct Sealer {
     key: LessSafeKey,
-    /// The nonce of the next record. It only grows, and a record that failed to seal has used its own up.
+    /// The nonce of the next record. It only grows, and a record that failed to seal has used its
+    /// own up.
     nonce: u64,
 }
 
 impl Sealer {
     /// Appends one record that carries the concatenation of `parts` to `out`.
     ///
-    /// Each part is copied once, next to what `out` holds already, and encrypted in place. An empty gather list makes a
-    /// legal record without plaintext. Memory is taken only when `out` lacks the room.
+    /// Each part is copied once, next to what `out` holds already, and encrypted in place. An empty
+    /// gather list makes a legal record without plaintext. Memory is taken only when `out` lacks
+    /// the room.
     ///
     /// # Errors
-    /// On any error `out` is as it was before. [`SealError::TooLong`] when the parts exceed [`MAX_PLAINTEXT`] bytes,
-    /// which leaves the sealer usable; [`SealError::NonceExhausted`] after 2^64 - 1 records, for good.
+    /// On any error `out` is as it was before. [`SealError::TooLong`] when the parts exceed
+    /// [`MAX_PLAINTEXT`] bytes, which leaves the sealer usable; [`SealError::NonceExhausted`] after
+    /// 2^64 - 1 records, for good.
     pub fn seal<'a>(
         &mut self,
         parts: impl Iterator<Item = &'a [u8]>,
@@ -128,8 +135,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// Moves the record counter forward to `nonce`, so that tests reach its end. It never moves back: a nonce that was
-    /// used stays used. The other side has to follow.
+    /// Moves the record counter forward to `nonce`, so that tests reach its end. It never moves
+    /// back: a nonce that was used stays used. The other side has to follow.
     #[doc(hidden)]
     pub fn advance_nonce_for_testing_only(&mut self, nonce: u64) {
         self.nonce = self.nonce.max(nonce);
@@ -148,11 +155,13 @@ impl Opener {
     /// Opens the record at the front of `buf` where it lies, if it is whole.
     ///
     /// `buf` may hold less than a record, or several: only the first is looked at. After
-    /// [`Opened::Record`] the owner skips `consumed` bytes and asks again. Nothing is kept between calls.
+    /// [`Opened::Record`] the owner skips `consumed` bytes and asks again. Nothing is kept between
+    /// calls.
     ///
     /// # Errors
-    /// Any error is final, as the peer's stream of records has lost its meaning: every later call returns it again and
-    /// the connection has to be closed. The bytes of a record that failed are undefined.
+    /// Any error is final, as the peer's stream of records has lost its meaning: every later call
+    /// returns it again and the connection has to be closed. The bytes of a record that failed are
+    /// undefined.
     pub fn open_in_place(&mut self, buf: &mut [u8]) -> Result<Opened, OpenError> {
         let nonce = self.nonce.clone()?;
         let Some((prefix, rest)) = buf.split_first_chunk_mut::<LENGTH_PREFIX>() else {
@@ -191,7 +200,8 @@ impl Opener {
         error
     }
 
-    /// Moves the record counter forward to `nonce`, so that tests reach its end. It never moves back.
+    /// Moves the record counter forward to `nonce`, so that tests reach its end. It never moves
+    /// back.
     #[doc(hidden)]
     pub fn advance_nonce_for_testing_only(&mut self, nonce: u64) {
         self.nonce = self.nonce.clone().map(|current| current.max(nonce));
@@ -203,7 +213,8 @@ impl Opener {
 pub enum Opened {
     /// The record is not whole yet.
     NeedMore {
-        /// The record's bytes on the wire with its prefix, at most [`MAX_RECORD`]; `None` until the prefix is there.
+        /// The record's bytes on the wire with its prefix, at most [`MAX_RECORD`]; `None` until the
+        /// prefix is there.
         total: Option<usize>,
     },
     /// A record was opened.
@@ -265,7 +276,8 @@ impl OpenError {
     }
 }
 
-/// The 12-byte nonce of a record: four zero bytes, then its number in little-endian order (Noise, section 12.3).
+/// The 12-byte nonce of a record: four zero bytes, then its number in little-endian order (Noise,
+/// section 12.3).
 fn record_nonce(number: u64) -> Nonce {
     let mut bytes = [0; NONCE_LEN];
     bytes[NONCE_LEN - size_of::<u64>()..].copy_from_slice(&number.to_le_bytes());

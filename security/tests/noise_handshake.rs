@@ -95,7 +95,8 @@ fn interoperates_with_snows_primitives() {
     }
 }
 
-/// The first message holds the ephemeral key and nothing else: rust-libp2p refuses any payload there.
+/// The first message holds the ephemeral key and nothing else: rust-libp2p refuses any payload
+/// there.
 #[test]
 fn the_first_message_is_bare() {
     let first = sent(&mut Node::new(5).dial(None));
@@ -240,7 +241,8 @@ fn config_limits() {
     assert_eq!(second.len(), barewire_security::noise::MAX_FRAME);
 }
 
-/// A peer that comes back is recognised without another verification, and still only with its own bytes.
+/// A peer that comes back is recognised without another verification, and still only with its own
+/// bytes.
 #[test]
 fn the_same_peer_again() {
     let (mut alice, mut bob) = (Node::new(70), Node::new(71));
@@ -259,6 +261,8 @@ fn the_same_peer_again() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
     /// However the wire cuts the bytes, the handshake ends the same and takes exactly its own.
     #[test]
     fn any_fragmentation(cuts in proptest::collection::vec(1usize..40, 1..60), surplus in 0usize..100) {

@@ -237,7 +237,7 @@ fn a_kept_buffer_stays_where_it_is() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any gather lists, read back in pieces of any size, give the concatenation of all parts.
     #[test]

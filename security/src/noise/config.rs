@@ -14,14 +14,16 @@ use super::{ConfigError, MAX_FRAME, MAX_MUXERS, payload};
 
 const PARAMS: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
 
-/// Bytes that keys, tags and the frame's length take in the longest message beside the payload: 2 + 32 + 48 + 16.
+/// Bytes that keys, tags and the frame's length take in the longest message beside the payload: 2 +
+/// 32 + 48 + 16.
 const MESSAGE_OVERHEAD: usize = 98;
 
 /// The identity, the static key and the muxers of a node, shared by all its handshakes.
 ///
-/// The static key is drawn here and signed here, once: a handshake then costs no signature. It is never the identity
-/// key, and lives no longer than this value. Peers that have proven themselves are remembered, up to 128 of them, so
-/// that their next handshake with the same static key costs no verification of the same signature.
+/// The static key is drawn here and signed here, once: a handshake then costs no signature. It is
+/// never the identity key, and lives no longer than this value. Peers that have proven themselves
+/// are remembered, up to 128 of them, so that their next handshake with the same static key costs
+/// no verification of the same signature.
 pub struct Config {
     pub(super) params: NoiseParams,
     pub(super) static_key: Arc<StaticKey>,
@@ -33,11 +35,13 @@ pub struct Config {
 impl Config {
     /// Draws a static key and has the identity sign it.
     ///
-    /// `muxers` are named to the peer in order of preference; the first of the *initiator's* list that the responder
-    /// has too is taken. With an empty list every connection negotiates its muxer by multistream-select.
+    /// `muxers` are named to the peer in order of preference; the first of the *initiator's* list
+    /// that the responder has too is taken. With an empty list every connection negotiates its
+    /// muxer by multistream-select.
     ///
     /// # Errors
-    /// [`ConfigError`] when the muxers do not fit into a handshake, or the cryptographic library fails.
+    /// [`ConfigError`] when the muxers do not fit into a handshake, or the cryptographic library
+    /// fails.
     pub fn new(
         identity: &Keypair,
         muxers: Vec<Arc<str>>,

@@ -25,7 +25,8 @@ impl ConfigError {
     }
 }
 
-/// Why a handshake failed. Nothing more is sent after any of these: the connection has to be closed.
+/// Why a handshake failed. Nothing more is sent after any of these: the connection has to be
+/// closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -74,7 +75,8 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Who is at fault. [`Fault::Peer`] does not tell the peer from someone who changes bytes on the way.
+    /// Who is at fault. [`Fault::Peer`] does not tell the peer from someone who changes bytes on
+    /// the way.
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {

@@ -21,10 +21,12 @@ const TAG: usize = 16;
 /// One side of a Noise handshake.
 ///
 /// The owner feeds received bytes to [`handle_input`](Self::handle_input) and sends what
-/// [`poll_transmit`](Self::poll_transmit) appends, until [`is_finished`](Self::is_finished). On any error it closes the
-/// connection without sending anything more; the error stays and comes again from every later call.
+/// [`poll_transmit`](Self::poll_transmit) appends, until [`is_finished`](Self::is_finished). On any
+/// error it closes the connection without sending anything more; the error stays and comes again
+/// from every later call.
 ///
-/// The initiator looks at the responder's identity before it shows its own: a wrong peer never learns who dialled it.
+/// The initiator looks at the responder's identity before it shows its own: a wrong peer never
+/// learns who dialled it.
 pub struct Handshake {
     config: Arc<Config>,
     role: Role,
@@ -61,13 +63,15 @@ pub struct Secured {
     pub peer_id: PeerId,
     /// The key that proved it.
     pub public_key: PublicKey,
-    /// The muxer both lists agree on: the first of the initiator's that the responder has too. `None` when either side
-    /// named none or they share none; the muxer is then negotiated by multistream-select.
+    /// The muxer both lists agree on: the first of the initiator's that the responder has too.
+    /// `None` when either side named none or they share none; the muxer is then negotiated by
+    /// multistream-select.
     pub muxer: Option<Arc<str>>,
 }
 
 impl Handshake {
-    /// Begins as the side that dialled. `expected` is whom it wants to meet; with `None` anyone will do.
+    /// Begins as the side that dialled. `expected` is whom it wants to meet; with `None` anyone
+    /// will do.
     ///
     /// Draws 32 bytes of `rng`.
     ///
@@ -119,11 +123,12 @@ impl Handshake {
         })
     }
 
-    /// Reads the frame at the front of `input`, if it is whole, and returns how many bytes that took.
+    /// Reads the frame at the front of `input`, if it is whole, and returns how many bytes that
+    /// took.
     ///
-    /// Returns 0 when there is less than a frame, at most [`MAX_FRAME`](super::MAX_FRAME) bytes, or no more frame to
-    /// read; nothing is kept of such input. Never takes bytes beyond the last handshake frame: they are the first
-    /// records of the peer.
+    /// Returns 0 when there is less than a frame, at most [`MAX_FRAME`](super::MAX_FRAME) bytes, or
+    /// no more frame to read; nothing is kept of such input. Never takes bytes beyond the last
+    /// handshake frame: they are the first records of the peer.
     ///
     /// # Errors
     /// Any error is final. See [`HandshakeError`].
@@ -160,7 +165,8 @@ impl Handshake {
         !std::mem::take(&mut self.outgoing).is_empty()
     }
 
-    /// Whether the last message was read and ours were all taken, so that [`finish`](Self::finish) may be called.
+    /// Whether the last message was read and ours were all taken, so that [`finish`](Self::finish)
+    /// may be called.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         matches!(self.stage, Stage::Done(_)) && self.outgoing.is_empty()
@@ -169,8 +175,8 @@ impl Handshake {
     /// Gives the session and who is at its other end.
     ///
     /// # Errors
-    /// [`HandshakeError::NotFinished`] when [`is_finished`](Self::is_finished) is false, or the error that ended the
-    /// handshake.
+    /// [`HandshakeError::NotFinished`] when [`is_finished`](Self::is_finished) is false, or the
+    /// error that ended the handshake.
     pub fn finish(self) -> Result<Secured, HandshakeError> {
         match self.stage {
             Stage::Done(secured) if self.outgoing.is_empty() => Ok(*secured),
@@ -185,7 +191,8 @@ impl Handshake {
         error
     }
 
-    /// Reads one message and writes the answer, so that a key that turns out weak only there is refused here.
+    /// Reads one message and writes the answer, so that a key that turns out weak only there is
+    /// refused here.
     fn read_message(
         &mut self,
         message: u8,
@@ -198,7 +205,8 @@ impl Handshake {
             .map_err(|error| failure(&error, message))?;
         payload.truncate(length);
         match (self.role, message) {
-            // The first message is not authenticated. A payload in it was early data once and is left alone.
+            // The first message is not authenticated. A payload in it was early data once and is
+            // left alone.
             (Role::Responder, 1) => {
                 self.outgoing = write_frame(&mut noise, &self.config.payload)
                     .map_err(|error| failure(&error, message))?;
@@ -227,7 +235,8 @@ impl Handshake {
         }
     }
 
-    /// Checks that the payload names whom we expect and that its identity has signed the static key, in this order.
+    /// Checks that the payload names whom we expect and that its identity has signed the static
+    /// key, in this order.
     fn identify(
         &self,
         payload: Bytes,

@@ -1,8 +1,9 @@
-//! Noise XX as libp2p binds it (`/noise`): `Noise_XX_25519_ChaChaPoly_SHA256` with an empty prologue.
+//! Noise XX as libp2p binds it (`/noise`): `Noise_XX_25519_ChaChaPoly_SHA256` with an empty
+//! prologue.
 //!
-//! Each side proves its identity by signing its static Diffie-Hellman key; the signature travels in the encrypted
-//! payload of the second and third message. There too each side may name the muxers it speaks, which saves the round
-//! trip of negotiating one afterwards.
+//! Each side proves its identity by signing its static Diffie-Hellman key; the signature travels in
+//! the encrypted payload of the second and third message. There too each side may name the muxers
+//! it speaks, which saves the round trip of negotiating one afterwards.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -51,11 +52,13 @@ pub use handshake::{Handshake, Secured};
 /// The id under which multistream-select offers this channel.
 pub const PROTOCOL: &str = "/noise";
 
-/// Most bytes of one handshake frame with its two-byte length, all of which the owner has to buffer before the frame
-/// can be read. Honest ones stay under 1 KiB for Ed25519 and under 4 KiB for the largest RSA identities.
+/// Most bytes of one handshake frame with its two-byte length, all of which the owner has to buffer
+/// before the frame can be read. Honest ones stay under 1 KiB for Ed25519 and under 4 KiB for the
+/// largest RSA identities.
 pub const MAX_FRAME: usize = 65_537;
 
-/// Most muxers that count in one list; a longer list counts as none, as in go-libp2p (`maxProtoNum`).
+/// Most muxers that count in one list; a longer list counts as none, as in go-libp2p
+/// (`maxProtoNum`).
 pub const MAX_MUXERS: usize = 100;
 
 /// Most certificate hashes a payload may carry; more are refused. They only matter to WebTransport.

@@ -16,7 +16,8 @@ const PAYLOAD_LIMITS: ScanLimits = ScanLimits {
     max_fields: 16,
     max_depth: 0,
 };
-/// Fields of the extensions: a list of muxers and one of hashes at their ends, and as much again of unknown ones.
+/// Fields of the extensions: a list of muxers and one of hashes at their ends, and as much again of
+/// unknown ones.
 const EXTENSION_LIMITS: ScanLimits = ScanLimits {
     max_fields: 2 * (MAX_MUXERS + MAX_CERTHASHES),
     max_depth: 0,
@@ -81,7 +82,8 @@ fn muxers(extensions: Bytes) -> Result<Vec<String>, PayloadError> {
     })
 }
 
-/// Encodes our own payload. Without muxers it has no extensions at all, as of a peer that knows none.
+/// Encodes our own payload. Without muxers it has no extensions at all, as of a peer that knows
+/// none.
 pub(super) fn encode(identity_key: Vec<u8>, identity_sig: Vec<u8>, muxers: &[Arc<str>]) -> Vec<u8> {
     let extensions = (!muxers.is_empty()).then(|| {
         let stream_muxers = muxers.iter().map(|muxer| muxer.to_string()).collect();

@@ -1,7 +1,8 @@
 //! The cryptography that the Noise handshake runs on: aws-lc-rs behind snow's traits.
 //!
-//! Beyond speed there is one difference to snow's own resolvers that matters: a Diffie-Hellman result of all zeros,
-//! which a peer forces by sending a point of low order, is refused (RFC 7748, section 6.1).
+//! Beyond speed there is one difference to snow's own resolvers that matters: a Diffie-Hellman
+//! result of all zeros, which a peer forces by sending a point of low order, is refused (RFC 7748,
+//! section 6.1).
 
 use std::sync::Arc;
 
@@ -38,7 +39,8 @@ impl X25519Pair {
         &self.public
     }
 
-    /// The shared secret with `peer`, written to `out`. False when the library fails or the result is all zeros.
+    /// The shared secret with `peer`, written to `out`. False when the library fails or the result
+    /// is all zeros.
     fn agree(&self, peer: &[u8; KEY], out: &mut [u8]) -> bool {
         let Some(out) = out.first_chunk_mut::<KEY>() else {
             return false;
@@ -48,7 +50,8 @@ impl X25519Pair {
             UnparsedPublicKey::new(&X25519, peer.as_slice()),
             (),
             |secret| {
-                // The library refuses a zero result as well; that it does is not part of its documented contract.
+                // The library refuses a zero result as well; that it does is not part of its
+                // documented contract.
                 let any = secret.iter().fold(0, |any, byte| any | byte);
                 match <&[u8; KEY]>::try_from(secret) {
                     Ok(secret) if any != 0 => {
@@ -186,7 +189,8 @@ impl Dh for KeySlot {
     }
 }
 
-/// SHA-256 over gathered input: one call into the library per digest, without the context it would allocate.
+/// SHA-256 over gathered input: one call into the library per digest, without the context it would
+/// allocate.
 #[derive(Default)]
 struct Sha256 {
     input: Zeroizing<Vec<u8>>,
@@ -218,7 +222,8 @@ impl Hash for Sha256 {
     }
 }
 
-/// ChaCha20-Poly1305 of the handshake messages. Records are sealed elsewhere, so that the key is set up only when used.
+/// ChaCha20-Poly1305 of the handshake messages. Records are sealed elsewhere, so that the key is
+/// set up only when used.
 #[derive(Default)]
 struct ChaChaPoly {
     key: Zeroizing<[u8; KEY]>,
@@ -256,7 +261,8 @@ impl Cipher for ChaChaPoly {
                 .ok()
         });
         if sealed.is_none() {
-            // snow gives no way to fail here. What leaves must not be the plaintext; the peer will refuse zeros.
+            // snow gives no way to fail here. What leaves must not be the plaintext; the peer will
+            // refuse zeros.
             out[..length].zeroize();
         }
         length

@@ -1,14 +1,16 @@
 //! A bounded memory of identities that have proven a static key.
 //!
-//! Verifying a signature is a third of a handshake's cost, and a peer that keeps its static key shows the same signature
-//! each time. Whether it fits depends on nothing but the bytes, so it needs checking once.
+//! Verifying a signature is a third of a handshake's cost, and a peer that keeps its static key
+//! shows the same signature each time. Whether it fits depends on nothing but the bytes, so it
+//! needs checking once.
 
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use barewire_base::PublicKey;
 
-/// Peers remembered; a newer one takes the place of an older one with the same slot. About 32 KiB for Ed25519 peers.
+/// Peers remembered; a newer one takes the place of an older one with the same slot. About 32 KiB
+/// for Ed25519 peers.
 const SLOTS: usize = 128;
 
 type Digest = [u8; 32];

@@ -179,20 +179,24 @@ impl Foreign {
         Ok(())
     }
 
-    /// Runs a whole handshake against our side, which has the other role.
+    /// Runs a whole handshake against our side, which has the other role. When it is the foreign
+    /// side that cannot go on, ours is simply not finished.
     pub fn run(&mut self, ours: &mut Handshake) -> Result<(), HandshakeError> {
         let payload = self.payload.clone();
         if self.noise.is_initiator() {
             let first = self.write(&[]);
             assert_eq!(ours.handle_input(&first)?, first.len());
-            self.read(&sent(ours)).unwrap();
+            self.read(&sent(ours))
+                .map_err(|_| HandshakeError::NotFinished)?;
             let third = self.write(&payload);
             assert_eq!(ours.handle_input(&third)?, third.len());
         } else {
-            self.read(&sent(ours)).unwrap();
+            self.read(&sent(ours))
+                .map_err(|_| HandshakeError::NotFinished)?;
             let second = self.write(&payload);
             assert_eq!(ours.handle_input(&second)?, second.len());
-            self.read(&sent(ours)).unwrap();
+            self.read(&sent(ours))
+                .map_err(|_| HandshakeError::NotFinished)?;
         }
         Ok(())
     }
@@ -246,8 +250,8 @@ pub enum Slot {
     Static,
 }
 
-/// snow's default primitives, but one public key is a point of low order and secrets with it are zeros, as the honest
-/// side computes them too.
+/// snow's default primitives, but one public key is a point of low order and secrets with it are
+/// zeros, as the honest side computes them too.
 pub struct LowOrder {
     pub slot: Slot,
     pub point: [u8; 32],
