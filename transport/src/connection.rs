@@ -63,8 +63,12 @@ pub struct ConnectionStats {
     pub streams_outbound: usize,
     /// Last round trip measured by the muxer.
     pub rtt: Option<Duration>,
-    /// Received ciphertext bytes that had to be moved between buffers before they were opened.
-    pub bytes_moved: u64,
+    /// Received bytes that were copied on their way to [`Stream::read_chunk`](crate::Stream::read_chunk):
+    /// the start of a burst that outgrew a small slab. Decryption is in place and not counted.
+    pub bytes_copied_in: u64,
+    /// Plaintext bytes copied on their way to the socket: once each, when they are sealed, frame
+    /// headers included; plus sealed bytes moved when a write buffer had to grow.
+    pub bytes_copied_out: u64,
 }
 
 /// Stream ids are small and dense, and a peer may hold a few hundred: a multiplication spreads them.
@@ -500,7 +504,10 @@ impl Connection {
     /// Counters now.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
-        let bytes_sent = self.shared().transmit.lock().written;
+        let (bytes_sent, bytes_copied_out) = {
+            let transmit = self.shared().transmit.lock();
+            (transmit.written, transmit.copied)
+        };
         let state = self.shared().state.lock();
         let streams = state.mux.stream_counts();
         ConnectionStats {
@@ -509,7 +516,8 @@ impl Connection {
             streams_inbound: streams.inbound,
             streams_outbound: streams.outbound,
             rtt: state.mux.rtt(),
-            bytes_moved: state.moved,
+            bytes_copied_in: state.moved,
+            bytes_copied_out,
         }
     }
 }

@@ -15,6 +15,8 @@ pub(crate) const SMALL: usize = 4 * 1024;
 /// Slab of a connection in a burst. Four full records: large enough that a read brings several,
 /// small enough to stay in a second-level cache.
 pub(crate) const LARGE: usize = 4 * MAX_RECORD;
+/// Turns in a row that must bring little before a burst counts as over.
+const QUIET_TURNS: u8 = 16;
 /// Large slabs and write buffers the pool keeps for reuse.
 const POOLED: usize = 16;
 
@@ -52,6 +54,7 @@ pub(crate) struct ReadSlab {
     /// From the first unopened byte to the end of the slab.
     buf: BytesMut,
     large: bool,
+    quiet_turns: u8,
     /// Bytes copied because a record outgrew a small slab.
     moved: u64,
 }
@@ -62,6 +65,7 @@ impl ReadSlab {
             pool,
             buf: BytesMut::from(surplus),
             large: false,
+            quiet_turns: 0,
             moved: 0,
         }
     }
@@ -135,7 +139,15 @@ impl ReadSlab {
         if buf.capacity() > 0 && self.large {
             self.pool.give(buf);
         }
-        self.large = self.large && read_since_rest >= SMALL;
+        if read_since_rest >= SMALL {
+            self.quiet_turns = 0;
+        } else if self.large {
+            self.quiet_turns += 1;
+            if self.quiet_turns == QUIET_TURNS {
+                self.quiet_turns = 0;
+                self.large = false;
+            }
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Transmitter {
     /// Since when the socket has accepted nothing while bytes wait.
     stalled_since: Option<Instant>,
     pub(crate) written: u64,
+    /// Bytes copied at the two copy sites: sealing, and growing the write buffer.
+    pub(crate) copied: u64,
 }
 
 impl Transmitter {
@@ -58,6 +60,7 @@ impl Transmitter {
             waker: Waker::noop().clone(),
             stalled_since: None,
             written: 0,
+            copied: 0,
         }
     }
 
@@ -142,6 +145,7 @@ impl Transmitter {
             self.sealer
                 .seal(self.gather.parts(), &mut self.out)
                 .map_err(TransmitError::Seal)?;
+            self.copied += self.gather.len() as u64;
             // Payload references must not outlive the record.
             self.gather.clear();
         }
@@ -157,6 +161,7 @@ impl Transmitter {
             self.pool.take()
         };
         larger.extend_from_slice(&self.out[self.sent..]);
+        self.copied += waiting as u64;
         let old = std::mem::replace(&mut self.out, larger);
         self.sent = 0;
         self.give_back(old);
