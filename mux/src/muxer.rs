@@ -157,6 +157,17 @@ pub trait StreamMuxer: Send {
     /// turn. Returns whether anything was appended. To be called again (with an emptied `out`) until it returns false.
     fn poll_transmit(&mut self, now: Instant, out: &mut TransmitBuf) -> bool;
 
+    /// Whether [`poll_transmit`](Self::poll_transmit) may have something to say. False spares the owner the call.
+    fn wants_transmit(&self) -> bool {
+        true
+    }
+
+    /// Copies unread chunks of at most `max_chunk` bytes that were there at the last call already out of the buffers
+    /// they are slices of, so that a few unread bytes do not keep a large buffer alive.
+    fn compact(&mut self, max_chunk: usize) {
+        let _ = max_chunk;
+    }
+
     /// Measures the round trip; [`Event::Pong`] tells it.
     fn ping(&mut self, now: Instant);
 

@@ -1,1 +1,1 @@
-//! x
+//! placeholder of the second backend

@@ -1,0 +1,166 @@
+//! What a session charges to its budget.
+//!
+//! Two things take memory: bytes that came and were not read, and credit that was granted beyond the 256 KiB a stream
+//! has by protocol, because it cannot be taken back. Charged is the larger of the two: the bytes that arrive on grown
+//! credit are then paid for already. The first 256 KiB of unread bytes of a connection are free, so that a connection
+//! whose owner reads promptly neither touches the counters that all connections share nor is hurt when others have
+//! used the budget up.
+
+use barewire_base::{Budget, Reservation};
+
+/// Unread bytes of a connection that are not charged.
+pub(crate) const FREE: usize = 256 << 10;
+
+/// Charges are rounded up to this, so that the shared counters are touched rarely.
+const STEP: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: Budget,
+    reservation: Option<Reservation>,
+    /// Bytes received and not read.
+    pub(crate) buffered: usize,
+    /// Sum over the streams of what their windows exceed the protocol's by.
+    grown: usize,
+    /// A charge was refused and the pressure has not been seen to end.
+    exhausted: bool,
+}
+
+impl Memory {
+    pub(crate) fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            reservation: None,
+            buffered: 0,
+            grown: 0,
+            exhausted: false,
+        }
+    }
+
+    #[inline]
+    fn needed(&self) -> usize {
+        self.grown.max(self.buffered.saturating_sub(FREE))
+    }
+
+    #[inline]
+    fn charged(&self) -> usize {
+        self.reservation.as_ref().map_or(0, Reservation::bytes)
+    }
+
+    fn charge(&mut self, more: usize) -> bool {
+        match &mut self.reservation {
+            Some(held) => held.grow(more).is_ok(),
+            None => match self.budget.try_reserve(more) {
+                Ok(held) => {
+                    self.reservation = Some(held);
+                    true
+                }
+                Err(_) => false,
+            },
+        }
+    }
+
+    /// Charges what has arrived. False if the budget has no room for it; the caller then drops something.
+    #[inline]
+    pub(crate) fn settle(&mut self) -> bool {
+        let (needed, charged) = (self.needed(), self.charged());
+        if needed <= charged {
+            return true;
+        }
+        let exact = needed - charged;
+        if self.charge(exact.next_multiple_of(STEP)) || self.charge(exact) {
+            return true;
+        }
+        self.exhausted = true;
+        false
+    }
+
+    /// Counts bytes that are buffered no more.
+    #[inline]
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.buffered -= bytes.min(self.buffered);
+        self.give_back();
+    }
+
+    #[inline]
+    fn give_back(&mut self) {
+        if self.reservation.is_none() {
+            return;
+        }
+        let needed = self.needed();
+        let spare = self.charged().saturating_sub(needed);
+        if needed == 0 {
+            self.reservation = None;
+        } else if spare >= 4 * STEP {
+            if let Some(held) = &mut self.reservation {
+                held.shrink(spare);
+            }
+        }
+    }
+
+    /// Charges a window's growth. False leaves everything as it was.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        self.grown += bytes;
+        let (needed, charged) = (self.needed(), self.charged());
+        if needed <= charged || self.charge(needed - charged) {
+            return true;
+        }
+        self.grown -= bytes;
+        false
+    }
+
+    /// Gives a window's growth back.
+    pub(crate) fn ungrow(&mut self, bytes: usize) {
+        self.grown -= bytes.min(self.grown);
+        self.give_back();
+    }
+
+    /// Whether credit is to be withheld: the budget is used up, and we hold more than our free part of it.
+    #[inline]
+    pub(crate) fn withholds(&mut self) -> bool {
+        if !self.exhausted {
+            return false;
+        }
+        if self.budget.available() >= FREE {
+            self.exhausted = false;
+        }
+        self.exhausted && self.buffered > FREE
+    }
+
+    /// What growth the budget can pay for.
+    pub(crate) fn available(&self) -> usize {
+        self.budget.available()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_the_larger_of_buffered_and_grown() {
+        let budget = Budget::root(4 << 20);
+        let mut memory = Memory::new(budget.clone());
+        memory.buffered = FREE;
+        assert!(memory.settle());
+        assert_eq!(budget.used(), 0);
+        memory.buffered += 1;
+        assert!(memory.settle());
+        assert_eq!(budget.used(), STEP);
+        assert!(memory.grow(1 << 20));
+        assert_eq!(budget.used(), 1 << 20);
+        memory.buffered = FREE + (1 << 20);
+        assert!(memory.settle());
+        assert_eq!(budget.used(), 1 << 20);
+        assert!(!memory.grow(4 << 20));
+        assert_eq!(budget.used(), 1 << 20);
+        memory.buffered = 8 << 20;
+        assert!(!memory.settle() && memory.withholds());
+        memory.release((8 << 20) - FREE);
+        assert!(!memory.withholds());
+        memory.ungrow(1 << 20);
+        assert_eq!(budget.used(), 0);
+        memory.release(usize::MAX);
+        assert_eq!(memory.buffered, 0);
+    }
+}

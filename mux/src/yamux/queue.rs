@@ -1,0 +1,308 @@
+//! The byte queues of a stream: what came and was not read, what was written and not sent.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// A received slice shorter than this is copied out if it is not read before the next input comes, so that a slow
+/// reader does not pin a whole slab for it. Longer ones stay slices.
+pub(crate) const SMALL: usize = 16 << 10;
+
+/// Bytes received in order.
+#[derive(Debug, Default)]
+pub(crate) struct RecvQueue {
+    chunks: VecDeque<Bytes>,
+    /// Leading chunks that are long, or own their memory.
+    settled: usize,
+    /// Copies of small slices; comes after all of `chunks`.
+    tail: BytesMut,
+    len: usize,
+}
+
+impl RecvQueue {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a slice. Returns whether [`settle`](Self::settle) is wanted before the next input.
+    #[inline]
+    pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
+        self.len += chunk.len();
+        let small = chunk.len() < SMALL;
+        if !self.tail.is_empty() {
+            if small {
+                self.append(&chunk);
+                return false;
+            }
+            self.flush_tail();
+        }
+        if !small && self.settled == self.chunks.len() {
+            self.settled += 1;
+        }
+        self.chunks.push_back(chunk);
+        small
+    }
+
+    /// Copies small slices together, so that no memory of the inputs they came with is held for them.
+    pub(crate) fn settle(&mut self) {
+        if self.settled == self.chunks.len() {
+            return;
+        }
+        let mut rest = self.chunks.split_off(self.settled);
+        // A peer that sends a byte a frame makes this queue long once; do not keep the room for it.
+        self.chunks.shrink_to(64);
+        for chunk in rest.drain(..) {
+            if chunk.len() < SMALL {
+                self.append(&chunk);
+            } else {
+                self.flush_tail();
+                self.chunks.push_back(chunk);
+            }
+        }
+        self.settled = self.chunks.len();
+    }
+
+    fn append(&mut self, chunk: &[u8]) {
+        self.tail.extend_from_slice(chunk);
+        if self.tail.len() >= SMALL {
+            self.flush_tail();
+        }
+    }
+
+    fn flush_tail(&mut self) {
+        if self.tail.is_empty() {
+            return;
+        }
+        let tail = std::mem::take(&mut self.tail).freeze();
+        self.chunks.push_back(tail);
+        self.settled = self.chunks.len();
+    }
+
+    /// Takes up to `max` bytes that lie in one piece. `max` must be above 0.
+    #[inline]
+    pub(crate) fn pop(&mut self, max: usize) -> Option<Bytes> {
+        let Some(front) = self.chunks.front_mut() else {
+            if self.tail.is_empty() {
+                return None;
+            }
+            let mut tail = std::mem::take(&mut self.tail).freeze();
+            let out = if tail.len() > max {
+                tail.split_to(max)
+            } else {
+                std::mem::take(&mut tail)
+            };
+            if !tail.is_empty() {
+                self.chunks.push_back(tail);
+                self.settled = 1;
+            }
+            self.len -= out.len();
+            return Some(out);
+        };
+        if front.len() > max {
+            self.len -= max;
+            return Some(front.split_to(max));
+        }
+        let out = self.chunks.pop_front()?;
+        self.settled = self.settled.saturating_sub(1);
+        self.len -= out.len();
+        Some(out)
+    }
+
+    /// Drops everything, and the queue's own memory. Returns how many bytes went.
+    pub(crate) fn clear(&mut self) -> usize {
+        std::mem::take(self).len
+    }
+}
+
+/// Longest buffer that small writes are gathered in.
+const GATHER: usize = 16 << 10;
+
+/// Bytes to be sent in order.
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    chunks: VecDeque<Bytes>,
+    /// Copies of small writes; comes after all of `chunks`.
+    tail: BytesMut,
+    len: usize,
+}
+
+impl SendQueue {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.flush_tail();
+        self.len += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    /// Appends a copy.
+    #[inline]
+    pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        if bytes.len() >= GATHER {
+            self.flush_tail();
+            self.chunks.push_back(Bytes::copy_from_slice(bytes));
+            return;
+        }
+        if self.tail.len() + bytes.len() > GATHER {
+            self.flush_tail();
+        }
+        self.tail.extend_from_slice(bytes);
+    }
+
+    fn flush_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks
+                .push_back(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    /// Hands `count` bytes, at most what is queued, to `sink` without copying them.
+    #[inline]
+    pub(crate) fn take(&mut self, mut count: usize, mut sink: impl FnMut(Bytes)) {
+        if self.chunks.is_empty() || count > self.len - self.tail.len() {
+            self.flush_tail();
+        }
+        self.len -= count.min(self.len);
+        while count > 0 {
+            let Some(front) = self.chunks.front_mut() else {
+                return;
+            };
+            if front.len() > count {
+                sink(front.slice(..count));
+                front.advance(count);
+                return;
+            }
+            count -= front.len();
+            if let Some(chunk) = self.chunks.pop_front() {
+                sink(chunk);
+            }
+        }
+    }
+
+    /// Drops everything, and the queue's own memory.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Gives the queue's own memory back if nothing is queued.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes_of(len: usize, seed: &mut u8) -> Bytes {
+        let data: Vec<u8> = (0..len)
+            .map(|_| {
+                *seed = seed.wrapping_mul(31).wrapping_add(7);
+                *seed
+            })
+            .collect();
+        data.into()
+    }
+
+    proptest! {
+        #[test]
+        fn recv_keeps_order(ops in proptest::collection::vec((0u8..4, 1usize..40_000), 1..60)) {
+            let (mut queue, mut model, mut seed) = (RecvQueue::default(), VecDeque::new(), 1);
+            for (op, n) in ops {
+                match op {
+                    0 | 1 => {
+                        let data = bytes_of(if op == 0 { n % 100 + 1 } else { n }, &mut seed);
+                        model.extend(data.iter().copied());
+                        queue.push(data);
+                    }
+                    2 => queue.settle(),
+                    _ => if let Some(got) = queue.pop(n) {
+                        prop_assert!(!got.is_empty() && got.len() <= n);
+                        let want: Vec<u8> = model.drain(..got.len()).collect();
+                        prop_assert_eq!(&got[..], &want[..]);
+                    } else {
+                        prop_assert!(model.is_empty());
+                    },
+                }
+                prop_assert_eq!(queue.len(), model.len());
+            }
+        }
+
+        #[test]
+        fn send_keeps_order(ops in proptest::collection::vec((0u8..4, 1usize..40_000), 1..60)) {
+            let (mut queue, mut model, mut seed) = (SendQueue::default(), VecDeque::new(), 1);
+            for (op, n) in ops {
+                match op {
+                    0 => {
+                        let data = bytes_of(n, &mut seed);
+                        model.extend(data.iter().copied());
+                        queue.push(data);
+                    }
+                    1 | 2 => {
+                        let data = bytes_of(if op == 1 { n % 100 + 1 } else { n }, &mut seed);
+                        model.extend(data.iter().copied());
+                        queue.push_copy(&data);
+                    }
+                    _ => {
+                        let count = n.min(queue.len());
+                        let mut got = Vec::new();
+                        queue.take(count, |part| got.extend_from_slice(&part));
+                        let want: Vec<u8> = model.drain(..count).collect();
+                        prop_assert_eq!(got, want);
+                    }
+                }
+                prop_assert_eq!(queue.len(), model.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_pins_no_slab_for_small_slices() {
+        let mut queue = RecvQueue::default();
+        let mut longest = 0;
+        for _ in 0..10_000 {
+            // Each input of 64 KiB carries one byte for this stream.
+            let slab = Bytes::from(vec![7u8; 64 << 10]);
+            if queue.push(slab.slice(..1)) {
+                assert!(!slab.is_unique());
+                queue.settle();
+            }
+            assert!(slab.is_unique(), "the slab is free again");
+            longest = longest.max(queue.chunks.capacity());
+        }
+        assert!(longest <= 64, "{longest}");
+        assert_eq!(queue.len(), 10_000);
+    }
+
+    #[test]
+    fn a_prompt_reader_gets_the_slab() {
+        let mut queue = RecvQueue::default();
+        let slab = Bytes::from(vec![7u8; 64 << 10]);
+        queue.push(slab.slice(12..40));
+        queue.push(slab.slice(52..));
+        assert_eq!(queue.pop(100).unwrap().as_ptr(), slab[12..].as_ptr());
+        assert_eq!(queue.pop(usize::MAX).unwrap().as_ptr(), slab[52..].as_ptr());
+    }
+}

@@ -1,0 +1,69 @@
+//! Whose turn it is to send.
+//!
+//! A stream that becomes ready goes into the list of new ones, which is served first, so that a small message does not
+//! wait behind bulk; after its turn it joins the round of the old ones. It stays in the round for one more visit even
+//! if it has nothing left, or it could come back as new again and again and starve the others: between two turns of
+//! one stream, no other has more than one.
+
+use std::collections::VecDeque;
+
+use super::ids::Key;
+use super::stream::{Stream, Turn};
+
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
+    new: VecDeque<Key>,
+    old: VecDeque<Key>,
+}
+
+impl Schedule {
+    /// Puts a stream that can send into the lists, unless it is there.
+    #[inline]
+    pub(crate) fn wake(&mut self, slot: u32, stream: &mut Stream) {
+        if stream.turn == Turn::None && stream.wants_turn() {
+            stream.turn = Turn::New;
+            self.new.push_back(Key {
+                slot,
+                id: stream.id,
+            });
+        }
+    }
+
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<(Key, Turn)> {
+        if let Some(key) = self.new.pop_front() {
+            return Some((key, Turn::New));
+        }
+        self.old.pop_front().map(|key| (key, Turn::Old))
+    }
+
+    /// Takes back a turn that was not used.
+    pub(crate) fn put_back(&mut self, key: Key, turn: Turn) {
+        match turn {
+            Turn::New => self.new.push_front(key),
+            _ => self.old.push_front(key),
+        }
+    }
+
+    /// After a turn in which the stream sent something.
+    #[inline]
+    pub(crate) fn served(&mut self, key: Key, stream: &mut Stream) {
+        if stream.has_turn() || !self.old.is_empty() {
+            stream.turn = Turn::Old;
+            self.old.push_back(key);
+        } else {
+            stream.turn = Turn::None;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.new.is_empty() && self.old.is_empty()
+    }
+
+    /// Gives the lists' memory back if they are empty.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
