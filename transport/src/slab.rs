@@ -60,10 +60,11 @@ pub(crate) struct ReadSlab {
 }
 
 impl ReadSlab {
-    pub(crate) fn new(pool: Arc<SlabPool>, surplus: &[u8]) -> Self {
+    /// `surplus` is what the handshake has read too much.
+    pub(crate) fn new(pool: Arc<SlabPool>, surplus: BytesMut) -> Self {
         Self {
             pool,
-            buf: BytesMut::from(surplus),
+            buf: surplus,
             large: false,
             quiet_turns: 0,
             moved: 0,
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn records_never_straddle_large_slabs() {
         let pool = Arc::new(SlabPool::default());
-        let mut slab = ReadSlab::new(pool, &[]);
+        let mut slab = ReadSlab::new(pool, BytesMut::new());
         slab.large = true;
         let mut lengths = [
             17usize, 65_537, 2, 40_000, 65_000, 65_537, 333, 65_537, 65_536,

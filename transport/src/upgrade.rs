@@ -365,7 +365,7 @@ fn spawn(
         info,
         closed: Notify::new(),
     });
-    let slab = ReadSlab::new(config.slabs.clone(), &wire.input);
+    let slab = ReadSlab::new(config.slabs.clone(), wire.input);
     let limits = Limits {
         write_stall: config.write_stall_timeout,
         empty_records_per_second: config.max_empty_records_per_second,

@@ -124,10 +124,10 @@ async fn payload_is_sliced_from_the_slab_and_copied_once_out() {
         sent.bytes_copied_out,
         sent.bytes_copied_out as f64 / TOTAL as f64,
     );
-    // Only the start of the burst may have been moved out of a small slab, and counted.
+    // The start of a burst may outgrow a small slab: its bytes are moved once, and counted. The
+    // record they belong to then lies partly outside the memory that was read into.
     assert!(got.bytes_copied_in <= 64 * 1024);
-    // A record of which 4 KiB were moved counts whole.
-    assert!(outside <= 16 * got.bytes_copied_in);
+    assert!(outside <= TOTAL / 1000);
     // Frame headers are 12 bytes in 65,519; nothing else is copied but the payload.
     assert!(sent.bytes_copied_out as f64 <= TOTAL as f64 * 1.001);
 }
