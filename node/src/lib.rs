@@ -1,1 +1,34 @@
-//! placeholder
+//! The node of barewire: an [`Endpoint`] that listens and dials, a [`Router`] that gives inbound
+//! streams to handlers, and the protocols every node speaks.
+//!
+//! ```no_run
+//! use barewire_node::{Endpoint, Keypair, Router, protocols::echo};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let endpoint = Endpoint::builder(Keypair::generate(&mut rand::rng())).bind().await?;
+//! let router = Router::builder(endpoint).accept(echo::PROTOCOL, echo::Echo).spawn()?;
+//! let addr = router.endpoint().listen("/ip4/127.0.0.1/tcp/0".parse()?).await?;
+//! println!("{addr}/p2p/{}", router.endpoint().peer_id());
+//! # Ok(())
+//! # }
+//! ```
+
+mod codes;
+mod config;
+mod endpoint;
+mod error;
+mod events;
+pub mod keyfile;
+pub mod protocols;
+mod router;
+
+pub use barewire_base::{Fault, Keypair, Multiaddr, PeerId, PublicKey};
+pub use barewire_transport::{
+    CloseReason, Connection, ConnectionInfo, ConnectionStats, MuxerKind, OpenStreamError, Role,
+    Stream, StreamError, TransportError, UpgradeError,
+};
+pub use config::{Config, IdentifyConfig, PingConfig};
+pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
+pub use error::{BindError, DialError, ListenError};
+pub use events::{Event, EventItem, Events};
+pub use router::{BoxFuture, ProtocolHandler, Router, RouterBuilder, RouterError};

@@ -1,0 +1,132 @@
+//! Settings of an endpoint. Plain structs with `Default`; each default names its source.
+
+use std::time::Duration;
+
+use barewire_mux::yamux;
+use barewire_transport::{MuxerKind, tcp::TcpConfig};
+
+/// Settings of an [`Endpoint`](crate::Endpoint).
+///
+/// ```
+/// let mut config = barewire_node::Config::default();
+/// config.ping.interval = None;
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Socket options of TCP listeners and dials.
+    pub tcp: TcpConfig,
+    /// Multiplexer implementation. Default: our own session.
+    pub muxer: MuxerKind,
+    /// Windows and limits of the multiplexer.
+    pub yamux: yamux::Config,
+    /// Bytes all connections together may buffer. Default 1 GiB, the base of go-libp2p's per-GiB
+    /// memory scope.
+    pub memory_limit: usize,
+    /// Deadline of each stage of an upgrade. Default 10 s, as rust-libp2p; progress does not
+    /// extend it.
+    pub stage_timeout: Duration,
+    /// Deadline from accept (or from a finished TCP connect) to a ready connection. Default 15 s,
+    /// as go-libp2p.
+    pub upgrade_timeout: Duration,
+    /// Inbound connections that may be in their upgrade at once; at the limit the oldest is
+    /// dropped. Default 64, go-libp2p's transient scope.
+    pub max_pending_inbound: usize,
+    /// The same limit for one IP address, loopback exempt. Default 8, go-libp2p's limit per
+    /// address.
+    pub max_pending_per_ip: usize,
+    /// Established connections; an inbound one over the limit is closed after its handshake, a
+    /// dial fails. Default 16,384 (own choice: bounds the table, the operating system's limit of
+    /// open files usually comes first).
+    pub max_connections: usize,
+    /// Inbound streams of one connection that have not agreed on a protocol yet; those over the
+    /// limit are reset. Default 128, as rust-libp2p.
+    pub max_negotiating_streams: usize,
+    /// Deadline of a protocol negotiation on an inbound stream. Default 10 s, as go-libp2p and
+    /// rust-libp2p.
+    pub negotiation_timeout: Duration,
+    /// How long the superfluous one of two connections to a barewire peer must have been without
+    /// streams before the side that dialled it closes it. Default 1 s (own choice: longer than any
+    /// round trip, so that a stream opened just before both sides agreed is not lost).
+    pub supplant_grace: Duration,
+    /// Identify settings.
+    pub identify: IdentifyConfig,
+    /// Ping settings.
+    pub ping: PingConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            tcp: TcpConfig::default(),
+            muxer: MuxerKind::default(),
+            yamux: yamux::Config::default(),
+            memory_limit: 1024 * 1024 * 1024,
+            stage_timeout: Duration::from_secs(10),
+            upgrade_timeout: Duration::from_secs(15),
+            max_pending_inbound: 64,
+            max_pending_per_ip: 8,
+            max_connections: 16_384,
+            max_negotiating_streams: 128,
+            negotiation_timeout: Duration::from_secs(10),
+            supplant_grace: Duration::from_secs(1),
+            identify: IdentifyConfig::default(),
+            ping: PingConfig::default(),
+        }
+    }
+}
+
+/// Settings of identify and identify/push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IdentifyConfig {
+    /// What this node calls itself. Default `barewire/<version>`. A node whose agent version does
+    /// not begin with `barewire/` is treated by others as a foreign one.
+    pub agent_version: String,
+    /// Free text that peers do not check. Default `barewire/1`.
+    pub protocol_version: String,
+    /// How long after a connection is established the peer is asked, if it is still open. `None`
+    /// asks only on demand. Default 50 ms (own choice: connections made for one request do not pay
+    /// for it).
+    pub delay: Option<Duration>,
+    /// Deadline of one exchange. Default 5 s, as go-libp2p and js-libp2p.
+    pub timeout: Duration,
+    /// Shortest time between two pushes, both those sent and those accepted on one connection.
+    /// Default 10 s (own choice; go-libp2p allows one each 5 s per address block).
+    pub push_interval: Duration,
+}
+
+impl Default for IdentifyConfig {
+    fn default() -> Self {
+        Self {
+            agent_version: concat!("barewire/", env!("CARGO_PKG_VERSION")).to_owned(),
+            protocol_version: "barewire/1".to_owned(),
+            delay: Some(Duration::from_millis(50)),
+            timeout: Duration::from_secs(5),
+            push_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Settings of the ping that runs by itself on each connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PingConfig {
+    /// Time between pings of one connection, `None` for none. Default 15 s, as rust-libp2p.
+    pub interval: Option<Duration>,
+    /// How long to wait for the answer. Default 20 s, as rust-libp2p.
+    pub timeout: Duration,
+    /// Failures in a row after which the connection is closed, `None` for never. Default 3 (own
+    /// choice).
+    pub max_failures: Option<u32>,
+}
+
+impl Default for PingConfig {
+    fn default() -> Self {
+        Self {
+            interval: Some(Duration::from_secs(15)),
+            timeout: Duration::from_secs(20),
+            max_failures: Some(3),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Listening, and the way of an inbound connection into the table.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use barewire_base::Multiaddr;
+use barewire_transport::{Listener, RawConnection, Role, upgrade_halves};
+
+use super::{Shared, pending::SlotId};
+use crate::{codes, error::ListenError, events::Event};
+
+/// First pause after an accept that failed for lack of resources; doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(20);
+/// Longest such pause: the node is back within a second of descriptors being free.
+const MAX_PAUSE: Duration = Duration::from_millis(640);
+
+pub(super) fn listen(shared: &Arc<Shared>, addr: &Multiaddr) -> Result<Multiaddr, ListenError> {
+    if shared.stop.is_cancelled() {
+        return Err(ListenError::ShuttingDown);
+    }
+    if let Some(peer) = addr.peer_id().filter(|peer| *peer != shared.peer_id) {
+        return Err(ListenError::OtherPeer(peer));
+    }
+    let listener = barewire_transport::listen(addr, &shared.config.tcp)?;
+    let bound = listener.local_addr().clone();
+    shared.change_local(|local| {
+        let mut addrs = local.listen_addrs.clone();
+        addrs.push(bound.clone());
+        (addrs, Arc::clone(&local.registry))
+    });
+    shared.events.emit(|| Event::Listening {
+        addr: bound.clone(),
+    });
+    shared
+        .tasks
+        .spawn(accept_all(Arc::clone(shared), listener, bound.clone()));
+    Ok(bound)
+}
+
+async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr) {
+    let mut pause = MIN_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(raw) => {
+                pause = MIN_PAUSE;
+                admit(&shared, raw);
+            }
+            Err(error) if concerns_one_connection(&error) => {
+                tracing::debug!(%addr, %error, "a connection died before it was accepted");
+            }
+            Err(error) => {
+                // Most often no descriptors are left. Accepting again at once would spin.
+                tracing::warn!(%addr, %error, "cannot accept connections for the moment");
+                shared.events.emit(|| Event::AcceptFailed {
+                    addr: addr.clone(),
+                    kind: error.kind(),
+                });
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+        }
+    }
+}
+
+/// Errors that say nothing about the listener: the connection was reset or broke while it waited.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::NotConnected
+            | Kind::InvalidInput
+            | Kind::Interrupted
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+    )
+}
+
+fn admit(shared: &Arc<Shared>, raw: RawConnection) {
+    let remote = raw.remote_addr().clone();
+    let ip: Option<IpAddr> = remote.to_tcp().map(|(socket, _)| socket.ip());
+    let (slot, dropped) = shared.pending.lock().admit(ip);
+    if let Some(oldest) = dropped {
+        oldest.abort();
+    }
+    let upgrade = upgrade(Arc::clone(shared), raw, remote, slot);
+    let handle = shared.tasks.spawn(upgrade).abort_handle();
+    // Without its slot the upgrade is either over, and aborting it changes nothing, or another
+    // listener has given the slot to a newer connection meanwhile.
+    if let Some(lost) = shared.pending.lock().attach(slot, handle) {
+        lost.abort();
+    }
+}
+
+/// Tells of an upgrade that was dropped half way, because its slot went to a newer connection.
+struct DroppedUpgrade<'a> {
+    shared: &'a Shared,
+    remote: &'a Multiaddr,
+    armed: bool,
+}
+
+impl Drop for DroppedUpgrade<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            tracing::debug!(remote = %self.remote, "dropped a pending connection for a newer one");
+            self.shared.events.emit(|| Event::InboundFailed {
+                remote: self.remote.clone(),
+                error: None,
+            });
+        }
+    }
+}
+
+async fn upgrade(shared: Arc<Shared>, raw: RawConnection, remote: Multiaddr, slot: SlotId) {
+    let mut dropped = DroppedUpgrade {
+        shared: &shared,
+        remote: &remote,
+        armed: true,
+    };
+    let upgraded = tokio::select! {
+        upgraded = upgrade_halves(raw, Role::Server, &shared.upgrade, None) => upgraded,
+        () = shared.stop.cancelled() => {
+            shared.pending.lock().finish(slot);
+            dropped.armed = false;
+            return;
+        }
+    };
+    if !shared.pending.lock().finish(slot) {
+        return;
+    }
+    dropped.armed = false;
+    match upgraded {
+        Ok((connection, _)) if connection.peer_id() == shared.peer_id => {
+            connection.close(codes::CONNECTION_NORMAL);
+        }
+        Ok((connection, inbound)) => {
+            if !shared.establish(&connection, inbound) {
+                tracing::warn!(%remote, "the table of connections is full");
+                connection.close(codes::CONNECTION_RESOURCE_LIMIT);
+            }
+        }
+        Err(error) => {
+            tracing::debug!(%remote, %error, "inbound connection failed");
+            shared.events.emit(|| Event::InboundFailed {
+                remote: remote.clone(),
+                error: Some(error),
+            });
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The endpoint: identity, listeners, dials and the connection table.
+
+mod listener;
+mod pending;
+mod shutdown;
+mod table;
+mod task;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use barewire_base::{Budget, Keypair, Multiaddr, PeerId};
+use barewire_security::noise;
+use barewire_transport::{Connection, InboundStreams, Role, UpgradeConfig, dial, upgrade_halves};
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::AbortHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::shutdown::ShutdownReport;
+use self::{
+    pending::Pending,
+    shutdown::Tally,
+    table::{Link, LinkControl, Table},
+    task::ConnectionTask,
+};
+use crate::{
+    codes,
+    config::Config,
+    error::{BindError, DialError, ListenError},
+    events::{Event, EventSender, Events},
+    protocols::identify::{self, IdentifyError, Local, PeerInfo},
+    router::Registry,
+};
+
+/// multistream id of the muxer, offered inside the Noise handshake.
+const YAMUX: &str = "/yamux/1.0.0";
+
+/// What an endpoint is doing, for [`Endpoint::state`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct State {
+    /// Bound addresses, without `/p2p`.
+    pub listen_addrs: Vec<Multiaddr>,
+    /// Established connections.
+    pub connections: usize,
+    /// Peers with at least one connection.
+    pub peers: usize,
+    /// No new connection is made or accepted.
+    pub shutting_down: bool,
+}
+
+/// What the tasks of an endpoint share.
+pub(crate) struct Shared {
+    keypair: Keypair,
+    peer_id: PeerId,
+    config: Config,
+    upgrade: UpgradeConfig,
+    table: Mutex<Table<Connection, PeerInfo>>,
+    pending: Mutex<Pending<AbortHandle>>,
+    local: watch::Sender<Arc<Local>>,
+    state: watch::Sender<State>,
+    events: EventSender,
+    /// Connection and listener tasks and inbound upgrades.
+    tasks: TaskTracker,
+    /// Stop taking new work.
+    stop: CancellationToken,
+    /// Stop everything.
+    kill: CancellationToken,
+    tally: Tally,
+    next_link: AtomicU64,
+}
+
+/// Ends everything when the last [`Endpoint`] is dropped.
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+        self.0.kill.cancel();
+    }
+}
+
+/// An identity on the network: it listens, dials, and keeps its connections. Cheap to clone.
+///
+/// Each connection serves identify and ping by itself; more protocols come by a
+/// [`Router`](crate::Router). When the last clone is dropped (a router holds one) all connections
+/// are closed at once; [`shutdown`](Self::shutdown) is the gentle way.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Owner>);
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("peer_id", &self.shared().peer_id)
+            .field("state", &*self.shared().state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of an endpoint to be; see [`Endpoint::builder`].
+#[derive(Debug)]
+pub struct EndpointBuilder {
+    keypair: Keypair,
+    config: Config,
+}
+
+impl EndpointBuilder {
+    /// Replaces the whole configuration.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Makes the endpoint. It listens nowhere yet. Must be called within a tokio runtime.
+    pub async fn bind(self) -> Result<Endpoint, BindError> {
+        let Self { keypair, config } = self;
+        let noise = noise::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
+            .map_err(|error| BindError::Security(error.to_string()))?;
+        let mut upgrade = UpgradeConfig::new(Arc::new(noise), Budget::root(config.memory_limit));
+        upgrade.muxer = config.muxer;
+        upgrade.yamux = config.yamux.clone();
+        upgrade.stage_timeout = config.stage_timeout;
+        upgrade.total_timeout = config.upgrade_timeout;
+        let peer_id = keypair.peer_id();
+        let registry = Arc::new(Registry::new(Vec::new()));
+        let local = Local::new(Vec::new(), registry, keypair.public().clone());
+        let shared = Shared {
+            peer_id,
+            upgrade,
+            table: Mutex::new(Table::new(peer_id, config.max_connections)),
+            pending: Mutex::new(Pending::new(
+                config.max_pending_inbound,
+                config.max_pending_per_ip,
+            )),
+            local: watch::Sender::new(Arc::new(local)),
+            state: watch::Sender::new(State::default()),
+            events: EventSender::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            tally: Tally::default(),
+            next_link: AtomicU64::new(0),
+            keypair,
+            config,
+        };
+        Ok(Endpoint(Arc::new(Owner(Arc::new(shared)))))
+    }
+}
+
+impl Endpoint {
+    /// Starts an endpoint with this identity and the default [`Config`].
+    #[must_use]
+    pub fn builder(keypair: Keypair) -> EndpointBuilder {
+        EndpointBuilder {
+            keypair,
+            config: Config::default(),
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
+    /// Identity of this node.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.shared().peer_id
+    }
+
+    /// Listens on one more address (`/ip4/…/tcp/…`, `/ip6/…/tcp/…` or `/memory/…`; port 0 lets the
+    /// system choose) and returns the bound one, without `/p2p`. Connected peers that accept pushes
+    /// are told.
+    pub async fn listen(&self, addr: Multiaddr) -> Result<Multiaddr, ListenError> {
+        listener::listen(self.shared(), &addr)
+    }
+
+    /// Bound addresses, without `/p2p`.
+    #[must_use]
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        self.shared().state.borrow().listen_addrs.clone()
+    }
+
+    /// Connects to an address. With `/p2p` at its end nobody else is accepted, and an open
+    /// connection to that peer is returned instead of a new one; without, whoever answers is.
+    ///
+    /// If both nodes dial each other at once and both are barewire nodes, one of the two
+    /// connections is closed a moment later, when it has no streams: the one dialled by the node
+    /// with the larger peer id. Ask [`connection`](Self::connection) rather than keep a handle.
+    ///
+    /// Cancel-safe: a dropped call closes the socket.
+    pub async fn connect(&self, addr: Multiaddr) -> Result<Connection, DialError> {
+        let shared = self.shared();
+        if shared.stop.is_cancelled() {
+            return Err(DialError::ShuttingDown);
+        }
+        let expected = addr.peer_id();
+        if expected == Some(shared.peer_id) {
+            return Err(DialError::OwnAddress(addr));
+        }
+        if let Some(open) = expected.and_then(|peer| self.connection(&peer)) {
+            return Ok(open);
+        }
+        let dialled = async {
+            let raw = dial(&addr, &shared.config.tcp)
+                .await
+                .map_err(DialError::Transport)?;
+            upgrade_halves(raw, Role::Client, &shared.upgrade, expected)
+                .await
+                .map_err(|error| match error.peer_id_mismatch() {
+                    Some((expected, actual)) => DialError::WrongPeer {
+                        addr: addr.clone(),
+                        expected,
+                        actual,
+                    },
+                    None => DialError::Upgrade {
+                        addr: addr.clone(),
+                        error,
+                    },
+                })
+        };
+        let (connection, inbound) = tokio::select! {
+            dialled = dialled => dialled?,
+            () = shared.stop.cancelled() => return Err(DialError::ShuttingDown),
+        };
+        if connection.peer_id() == shared.peer_id {
+            connection.close(codes::CONNECTION_NORMAL);
+            return Err(DialError::OwnAddress(addr));
+        }
+        if !shared.establish(&connection, inbound) {
+            connection.close(codes::CONNECTION_RESOURCE_LIMIT);
+            return Err(DialError::TooManyConnections(shared.config.max_connections));
+        }
+        Ok(connection)
+    }
+
+    /// The connection to use for new streams to a peer, if there is one.
+    #[must_use]
+    pub fn connection(&self, peer: &PeerId) -> Option<Connection> {
+        let connection = self.shared().table.lock().preferred(peer)?;
+        // The table learns of an end a moment later than the connection.
+        connection.close_reason().is_none().then_some(connection)
+    }
+
+    /// All connections, the oldest first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Connection> {
+        self.shared().table.lock().all()
+    }
+
+    /// What a connected peer has said about itself, if it has been asked already.
+    #[must_use]
+    pub fn peer_info(&self, peer: &PeerId) -> Option<Arc<PeerInfo>> {
+        self.shared().table.lock().info(peer)
+    }
+
+    /// The round trip the last answered ping on a connection took.
+    #[must_use]
+    pub fn rtt(&self, connection: &Connection) -> Option<Duration> {
+        self.shared().control(connection)?.rtt()
+    }
+
+    /// What the peer says about itself: at once if it has been asked on this connection before,
+    /// else it is asked now. Concurrent calls share one exchange. Cancel-safe.
+    pub async fn identify(&self, connection: &Connection) -> Result<Arc<PeerInfo>, IdentifyError> {
+        self.shared().identify(connection).await
+    }
+
+    /// What happens from now on. For people, logs and metrics: a reader that falls behind misses
+    /// events and is told how many.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.shared().events.subscribe()
+    }
+
+    /// The state of this endpoint, and word of each change. Intermediate states may be skipped.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.shared().state.subscribe()
+    }
+
+    /// Stops listening and accepting, lets running handlers end and what they wrote leave, says
+    /// goodbye on each connection, and cuts off what is not done at the deadline.
+    ///
+    /// Calling it again, or cancelling it and calling it again, waits for the same end. Handlers
+    /// get the whole `deadline`; the call returns at most a second after it.
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        shutdown::run(self.shared(), deadline).await
+    }
+
+    pub(crate) fn set_registry(&self, registry: Registry) {
+        let registry = Arc::new(registry);
+        self.shared()
+            .change_local(|local| (local.listen_addrs.clone(), registry));
+    }
+}
+
+impl Shared {
+    /// Puts a ready connection into the table and starts its task; `false` when there is no room.
+    fn establish(self: &Arc<Self>, connection: &Connection, inbound: InboundStreams) -> bool {
+        let peer = connection.peer_id();
+        let control = Arc::new(LinkControl::default());
+        let id = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let link = Link {
+            id,
+            outbound: connection.role() == Role::Client,
+            connection: connection.clone(),
+            control: Arc::clone(&control),
+        };
+        let (inserted, counts) = {
+            let mut table = self.table.lock();
+            (table.insert(peer, link), (table.len(), table.peer_count()))
+        };
+        let Some(inserted) = inserted else {
+            return false;
+        };
+        self.publish_counts(counts);
+        self.events.emit(|| Event::Connected {
+            peer,
+            remote: connection.info().remote_addr.clone(),
+            role: connection.role(),
+        });
+        tracing::debug!(%peer, remote = %connection.info().remote_addr, "connected");
+        let task = ConnectionTask::new(
+            Arc::clone(self),
+            connection.clone(),
+            inbound,
+            id,
+            control,
+            inserted.both_directions,
+        );
+        self.tasks.spawn(task.run());
+        true
+    }
+
+    fn publish_counts(&self, (connections, peers): (usize, usize)) {
+        self.state.send_modify(|state| {
+            state.connections = connections;
+            state.peers = peers;
+        });
+    }
+
+    fn control(&self, connection: &Connection) -> Option<Arc<LinkControl>> {
+        self.table
+            .lock()
+            .control(&connection.peer_id(), |other| other.is_same(connection))
+    }
+
+    async fn identify(&self, connection: &Connection) -> Result<Arc<PeerInfo>, IdentifyError> {
+        let peer = connection.peer_id();
+        let ask = async || {
+            let info = identify::query(connection, self.config.identify.timeout).await?;
+            let info = Arc::new(info);
+            self.learn(&info);
+            Ok(info)
+        };
+        let Some(control) = self.control(connection) else {
+            return ask().await;
+        };
+        let mut asked = None;
+        control
+            .identified
+            .get_or_try_init(async || {
+                asked = Some(ask().await?);
+                Ok::<(), IdentifyError>(())
+            })
+            .await?;
+        match asked.or_else(|| self.table.lock().info(&peer)) {
+            Some(info) => Ok(info),
+            // The connection ended between the answer and now.
+            None => ask().await,
+        }
+    }
+
+    /// Stores what a peer said.
+    fn learn(&self, info: &Arc<PeerInfo>) {
+        let peer = info.peer_id;
+        let superseded = self
+            .table
+            .lock()
+            .set_info(&peer, Arc::clone(info), info.is_barewire());
+        self.events.emit(|| Event::Identified {
+            info: Arc::clone(info),
+        });
+        if superseded {
+            self.events.emit(|| Event::Superseded { peer });
+        }
+    }
+
+    /// Replaces what this node says about itself; connection tasks see it and push.
+    fn change_local(&self, change: impl FnOnce(&Local) -> (Vec<Multiaddr>, Arc<Registry>)) {
+        self.local.send_modify(|local| {
+            let (listen_addrs, registry) = change(local);
+            let public_key = self.keypair.public().clone();
+            *local = Arc::new(Local::new(listen_addrs, registry, public_key));
+        });
+        let listen_addrs = self.local.borrow().listen_addrs.clone();
+        self.state
+            .send_modify(|state| state.listen_addrs = listen_addrs);
+    }
+}

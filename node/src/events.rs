@@ -1,0 +1,131 @@
+//! What happens on an endpoint, told to people, logs and metrics. Nothing inside depends on it.
+
+use std::sync::{Arc, OnceLock};
+
+use barewire_base::{Multiaddr, PeerId};
+use barewire_transport::{CloseReason, Role, UpgradeError};
+use tokio::sync::broadcast;
+
+use crate::protocols::identify::PeerInfo;
+
+/// Events kept for a reader that is behind. A slower one is told how many it missed.
+const CAPACITY: usize = 256;
+
+/// Something that happened on an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A listener is ready.
+    Listening {
+        /// Its bound address, without `/p2p`.
+        addr: Multiaddr,
+    },
+    /// Accepting failed for lack of resources (such as open files) and waits a moment.
+    AcceptFailed {
+        /// The listener.
+        addr: Multiaddr,
+        /// What the operating system answered.
+        kind: std::io::ErrorKind,
+    },
+    /// An inbound connection did not finish its upgrade.
+    InboundFailed {
+        /// Where it came from.
+        remote: Multiaddr,
+        /// The cause; `None` when it lost its place to a newer one.
+        error: Option<UpgradeError>,
+    },
+    /// A connection is established.
+    Connected {
+        /// Who it is.
+        peer: PeerId,
+        /// Address of the remote on this connection.
+        remote: Multiaddr,
+        /// Whether this side dialled.
+        role: Role,
+    },
+    /// A connection ended.
+    Disconnected {
+        /// Who it was.
+        peer: PeerId,
+        /// Why.
+        reason: CloseReason,
+        /// No other connection to the peer is left.
+        last: bool,
+    },
+    /// A peer answered identify, or pushed a change.
+    Identified {
+        /// What it said.
+        info: Arc<PeerInfo>,
+    },
+    /// A periodic ping was answered.
+    Ping {
+        /// Who answered.
+        peer: PeerId,
+        /// Round-trip time.
+        rtt: std::time::Duration,
+    },
+    /// A periodic ping failed.
+    PingFailed {
+        /// Who did not answer.
+        peer: PeerId,
+        /// Failures in a row.
+        failures: u32,
+    },
+    /// Two barewire nodes dialled each other at once; the named peer's other connection is kept.
+    Superseded {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A protocol handler panicked. Only its stream is gone.
+    HandlerPanicked {
+        /// Who the stream was with.
+        peer: PeerId,
+        /// Protocol of the stream.
+        protocol: Arc<str>,
+    },
+}
+
+/// Sending side. Costs nothing until somebody listens.
+#[derive(Debug, Default)]
+pub(crate) struct EventSender(OnceLock<broadcast::Sender<Event>>);
+
+impl EventSender {
+    pub(crate) fn subscribe(&self) -> Events {
+        let sender = self.0.get_or_init(|| broadcast::channel(CAPACITY).0);
+        Events(sender.subscribe())
+    }
+
+    /// `event` runs only if somebody listens.
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        if let Some(sender) = self.0.get()
+            && sender.receiver_count() > 0
+        {
+            // Fails only when the last reader has just gone.
+            let _ = sender.send(event());
+        }
+    }
+}
+
+/// Receiving side of [`Endpoint::events`](crate::Endpoint::events).
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+/// What [`Events::next`] returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventItem {
+    /// The next event.
+    Event(Event),
+    /// This reader was too slow and missed that many events.
+    Missed(u64),
+}
+
+impl Events {
+    /// The next event; `None` once the endpoint is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<EventItem> {
+        match self.0.recv().await {
+            Ok(event) => Some(EventItem::Event(event)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(EventItem::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The identify message on the wire, and the machine that reads one. No I/O, no clock.
+
+use std::sync::Arc;
+
+use barewire_base::{
+    Fault, Multiaddr, PeerId, PublicKey,
+    framing::{FramingError, LengthPrefixedDecoder, encode_prefixed},
+    peer_record::PeerRecord,
+    proto::{ScanError, ScanLimits, scan},
+};
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+/// Bytes accepted on one stream, all messages together. go-libp2p and js-libp2p read up to 8 KiB
+/// per message; nobody honest sends more than two of 4 KiB.
+pub const MAX_TOTAL: usize = 8 * 1024;
+/// Messages accepted on one stream, as go-libp2p.
+pub const MAX_MESSAGES: usize = 10;
+/// Protocols accepted from one peer (own choice; the largest nodes seen list about 40).
+pub const MAX_PROTOCOLS: usize = 128;
+/// Addresses kept of one peer; those after are ignored (own choice; go-libp2p keeps 500).
+pub const MAX_ADDRESSES: usize = 128;
+/// Longest message sent: rust-libp2p reads no more.
+pub const MAX_SENT: usize = 4096;
+/// Above this the signed record travels in a message of its own, as go-libp2p does it, so that the
+/// essential fields reach peers that read one message only.
+const SPLIT_ABOVE: usize = 2048;
+
+/// `Identify` of the identify 1.0 specification. All fields optional, so that absent differs from
+/// empty.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Wire {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    public_key: Option<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    listen_addrs: Vec<Bytes>,
+    #[prost(string, repeated, tag = "3")]
+    protocols: Vec<String>,
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    observed_addr: Option<Bytes>,
+    #[prost(string, optional, tag = "5")]
+    protocol_version: Option<String>,
+    #[prost(string, optional, tag = "6")]
+    agent_version: Option<String>,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    signed_peer_record: Option<Bytes>,
+}
+
+/// What a peer said about itself.
+///
+/// Only [`peer_id`](Self::peer_id) is proven; the rest is its word. Text comes from the remote:
+/// escape it before showing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerInfo {
+    /// The peer, as proven by the connection.
+    pub peer_id: PeerId,
+    /// Addresses it listens on, without `/p2p`. From the signed record if that was valid.
+    pub listen_addrs: Vec<Multiaddr>,
+    /// Protocols it accepts.
+    pub protocols: Vec<Arc<str>>,
+    /// The address it sees this node at.
+    pub observed_addr: Option<Multiaddr>,
+    /// Free text, `ipfs/0.1.0` for many.
+    pub protocol_version: String,
+    /// `name/version` of its software.
+    pub agent_version: String,
+    /// Sequence number of its signed record, if there was a valid one.
+    pub record_seq: Option<u64>,
+}
+
+impl PeerInfo {
+    /// Whether the peer calls itself a barewire node.
+    #[must_use]
+    pub fn is_barewire(&self) -> bool {
+        self.agent_version.starts_with("barewire/")
+    }
+
+    /// Whether the peer lists a protocol.
+    #[must_use]
+    pub fn speaks(&self, protocol: &str) -> bool {
+        self.protocols.iter().any(|p| &**p == protocol)
+    }
+}
+
+/// Why bytes are not an acceptable identify message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// More bytes than one node says about itself.
+    #[error("the identify messages are longer than {MAX_TOTAL} bytes together")]
+    TooLong,
+    /// More messages on one stream than allowed.
+    #[error("more than {MAX_MESSAGES} identify messages on one stream")]
+    TooManyMessages,
+    /// The length prefix is wrong.
+    #[error("the length of an identify message is invalid: {0}")]
+    Framing(FramingError),
+    /// The stream ended inside a message or without one.
+    #[error("the identify stream ended before its message did")]
+    Truncated,
+    /// The bytes are no protobuf message.
+    #[error("the identify message is damaged: {0}")]
+    Scan(ScanError),
+    /// A field has the wrong type, or text is not UTF-8.
+    #[error("a field of the identify message is damaged")]
+    Decode,
+    /// More protocols than any node speaks.
+    #[error("the peer lists more than {MAX_PROTOCOLS} protocols")]
+    TooManyProtocols,
+    /// The key in the message is not the one the connection was secured with.
+    #[error("the key in the identify message is not the key of the connection")]
+    WrongKey,
+}
+
+impl MessageError {
+    /// Always the peer.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        Fault::Peer
+    }
+}
+
+/// Reads the messages of one identify or push stream and merges them, as protobuf merges: single
+/// fields are replaced, lists grow.
+#[derive(Debug)]
+pub struct Reader {
+    decoder: LengthPrefixedDecoder,
+    received: usize,
+    messages: usize,
+    wire: Wire,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            decoder: LengthPrefixedDecoder::new(MAX_TOTAL),
+            received: 0,
+            messages: 0,
+            wire: Wire::default(),
+        }
+    }
+}
+
+impl Reader {
+    /// Takes what arrived, in any fragmentation.
+    pub fn push(&mut self, chunk: Bytes) -> Result<(), MessageError> {
+        self.received = self.received.saturating_add(chunk.len());
+        // Prefixes are counted too: it is the bytes on the wire that are bounded.
+        if self.received > MAX_TOTAL {
+            return Err(MessageError::TooLong);
+        }
+        self.decoder.push(chunk);
+        while let Some(body) = self.decoder.next().map_err(MessageError::Framing)? {
+            self.merge(body)?;
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, body: Bytes) -> Result<(), MessageError> {
+        self.messages += 1;
+        if self.messages > MAX_MESSAGES {
+            return Err(MessageError::TooManyMessages);
+        }
+        // Room for all protocols and more addresses than are kept; a message of empty fields would
+        // otherwise decode to many times its size.
+        let limits = ScanLimits {
+            max_fields: 1024,
+            max_depth: 0,
+        };
+        scan(&body, &limits).map_err(MessageError::Scan)?;
+        self.wire.merge(body).map_err(|_| MessageError::Decode)?;
+        if self.wire.protocols.len() > MAX_PROTOCOLS {
+            return Err(MessageError::TooManyProtocols);
+        }
+        self.wire.listen_addrs.truncate(MAX_ADDRESSES);
+        Ok(())
+    }
+
+    /// Ends the answer to an identify query, at the end of the stream. `key` is the one the
+    /// connection was secured with.
+    pub fn finish(self, key: &PublicKey) -> Result<PeerInfo, MessageError> {
+        self.finish_over(key, None)
+    }
+
+    /// Ends a push: what it does not say stays as in `known`.
+    pub fn finish_push(self, key: &PublicKey, known: &PeerInfo) -> Result<PeerInfo, MessageError> {
+        self.finish_over(key, Some(known))
+    }
+
+    fn finish_over(
+        self,
+        key: &PublicKey,
+        known: Option<&PeerInfo>,
+    ) -> Result<PeerInfo, MessageError> {
+        if self.messages == 0 || !self.decoder.is_at_boundary() {
+            return Err(MessageError::Truncated);
+        }
+        let peer_id = key.peer_id();
+        let wire = self.wire;
+        // Compared by id: the encoding need not be canonical.
+        if let Some(bytes) = &wire.public_key
+            && PublicKey::from_protobuf(bytes).map(|key| key.peer_id()) != Ok(peer_id)
+        {
+            return Err(MessageError::WrongKey);
+        }
+        let plain: Vec<_> = wire
+            .listen_addrs
+            .iter()
+            .filter_map(|bytes| own_address(&peer_id, Multiaddr::from_bytes(bytes).ok()?))
+            .collect();
+        let record = wire
+            .signed_peer_record
+            .and_then(|bytes| PeerRecord::from_envelope(&bytes).ok());
+        let (listen_addrs, record_seq) = match record {
+            // A badly signed record falls back to the plain list, a well signed one of somebody
+            // else voids it: go-libp2p does the same.
+            None if plain.is_empty() => (
+                known.map_or_else(Vec::new, |known| known.listen_addrs.clone()),
+                known.and_then(|known| known.record_seq),
+            ),
+            None => (plain, None),
+            Some(record) if record.peer_id == peer_id => {
+                let addrs = record
+                    .addrs
+                    .into_iter()
+                    .take(MAX_ADDRESSES)
+                    .filter_map(|addr| own_address(&peer_id, addr))
+                    .collect();
+                (addrs, Some(record.seq))
+            }
+            Some(_) => (Vec::new(), None),
+        };
+        let text = |said: Option<String>, old: fn(&PeerInfo) -> &String| {
+            said.or_else(|| known.map(|known| old(known).clone()))
+                .unwrap_or_default()
+        };
+        let protocols = match known {
+            Some(known) if wire.protocols.is_empty() => known.protocols.clone(),
+            _ => wire.protocols.iter().map(|p| Arc::from(&**p)).collect(),
+        };
+        Ok(PeerInfo {
+            peer_id,
+            listen_addrs,
+            protocols,
+            observed_addr: match &wire.observed_addr {
+                Some(bytes) => Multiaddr::from_bytes(bytes).ok(),
+                None => known.and_then(|known| known.observed_addr.clone()),
+            },
+            protocol_version: text(wire.protocol_version, |known| &known.protocol_version),
+            agent_version: text(wire.agent_version, |known| &known.agent_version),
+            record_seq,
+        })
+    }
+}
+
+/// Strips `/p2p/<peer>`; `None` for an address that names another peer.
+fn own_address(peer: &PeerId, addr: Multiaddr) -> Option<Multiaddr> {
+    match addr.peer_id() {
+        None => Some(addr),
+        Some(id) if id == *peer => Some(addr.without_peer()),
+        Some(_) => None,
+    }
+}
+
+/// What this node says about itself, apart from the observed address.
+#[derive(Debug, Clone)]
+pub struct Outgoing<'a> {
+    /// Key of this node.
+    pub public_key: &'a PublicKey,
+    /// Addresses to list, the most useful first: the last ones are left out when there is no room.
+    pub listen_addrs: &'a [Multiaddr],
+    /// Protocols accepted inbound; all of them are sent.
+    pub protocols: &'a [Arc<str>],
+    /// Free text.
+    pub protocol_version: &'a str,
+    /// Free text.
+    pub agent_version: &'a str,
+    /// Signed peer record of the same addresses.
+    pub signed_record: Option<Bytes>,
+}
+
+/// Encodes an answer or a full push: one message, or two when it is long, each with its length
+/// before it.
+#[must_use]
+pub fn encode(local: &Outgoing<'_>, observed: Option<&Multiaddr>) -> Bytes {
+    let mut first = Wire {
+        public_key: Some(local.public_key.to_protobuf().into()),
+        listen_addrs: Vec::new(),
+        protocols: local.protocols.iter().map(|p| (**p).to_owned()).collect(),
+        observed_addr: observed.map(|addr| Bytes::copy_from_slice(addr.as_bytes())),
+        protocol_version: Some(local.protocol_version.to_owned()),
+        agent_version: Some(local.agent_version.to_owned()),
+        signed_peer_record: None,
+    };
+    let mut room = MAX_SENT.saturating_sub(first.encoded_len());
+    for addr in local.listen_addrs {
+        let bytes = addr.as_bytes();
+        // Tag, a length of up to two bytes, the address.
+        let Some(left) = room.checked_sub(bytes.len() + 3) else {
+            break;
+        };
+        room = left;
+        first.listen_addrs.push(Bytes::copy_from_slice(bytes));
+    }
+    let mut second = None;
+    if let Some(record) = local.signed_record.clone() {
+        if first.encoded_len() + record.len() + 3 <= SPLIT_ABOVE {
+            first.signed_peer_record = Some(record);
+        } else if record.len() + 3 <= MAX_SENT {
+            second = Some(Wire {
+                signed_peer_record: Some(record),
+                ..Wire::default()
+            });
+        }
+    }
+    let mut out = BytesMut::new();
+    encode_prefixed(&first.encode_to_vec(), &mut out);
+    if let Some(second) = second {
+        encode_prefixed(&second.encode_to_vec(), &mut out);
+    }
+    out.freeze()
+}
+
+/// Bytes the protocol list takes in a message, for the check that everything fits.
+#[must_use]
+pub fn protocols_len<'a>(protocols: impl Iterator<Item = &'a str>) -> usize {
+    // Tag, a length of up to two bytes, the id.
+    protocols.map(|protocol| protocol.len() + 3).sum()
+}

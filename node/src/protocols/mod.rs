@@ -1,0 +1,6 @@
+//! The protocols a node speaks, one module each.
+
+pub mod echo;
+pub mod identify;
+pub mod perf;
+pub mod ping;
