@@ -23,6 +23,9 @@
     )
 )]
 
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod conformance;
 mod error;
 mod muxer;
 pub mod yamux;

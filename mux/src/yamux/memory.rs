@@ -154,10 +154,12 @@ mod tests {
         assert_eq!(budget.used(), 1 << 20);
         assert!(!memory.grow(4 << 20));
         assert_eq!(budget.used(), 1 << 20);
+        let others = budget.try_reserve(3 << 20).unwrap();
         memory.buffered = 8 << 20;
         assert!(!memory.settle() && memory.withholds());
         memory.release((8 << 20) - FREE);
         assert!(!memory.withholds());
+        drop(others);
         memory.ungrow(1 << 20);
         assert_eq!(budget.used(), 0);
         memory.release(usize::MAX);
