@@ -218,7 +218,7 @@ mod tests {
             "f7",
             "f7g",
             "b1",
-            "bpfsxgidnmfxgsibc",
+            "bab",
             "MeWVzIG1hbmkgIQ",
             "MeWVzIG1hbmkgIQ=",
             "MeWVzIG1hbmkgIQ======",

@@ -22,7 +22,6 @@ pub const MAX_PROPOSALS: usize = 100;
 /// What both sides send first: the protocol's own id as a line.
 pub const HEADER: &[u8] = b"\x13/multistream/1.0.0\n";
 
-const HEADER_LINE: &[u8] = b"/multistream/1.0.0";
 const NOT_AVAILABLE: &[u8] = b"\x03na\n";
 const NOT_AVAILABLE_LINE: &[u8] = b"na";
 
@@ -39,7 +38,7 @@ pub enum NegotiationError {
     /// The peer refused every protocol proposed.
     #[error("the peer speaks none of the proposed protocols")]
     NoneAccepted,
-    /// The peer's first line is not the multistream-select 1.0 header.
+    /// The peer's first bytes are not the multistream-select 1.0 header.
     #[error("the peer does not speak multistream-select 1.0")]
     NotMultistream,
     /// The peer answered a proposal with neither its echo nor `na`.
@@ -113,7 +112,7 @@ pub struct Dialer {
     /// The protocol whose answer is awaited.
     current: usize,
     header_sent: bool,
-    header_received: bool,
+    header_read: usize,
     proposal_due: bool,
     lines: LineReader,
     state: State,
@@ -142,7 +141,7 @@ impl Dialer {
             protocols,
             current: 0,
             header_sent: false,
-            header_received: false,
+            header_read: 0,
             proposal_due: true,
             lines: LineReader::default(),
             state,
@@ -173,7 +172,10 @@ impl Dialer {
     /// # Errors
     /// [`NegotiationError`]; the machine has failed then and repeats the error.
     pub fn handle_input(&mut self, input: &[u8]) -> Result<usize, NegotiationError> {
-        let mut used = 0;
+        let mut used = match self.state {
+            State::Running => self.read_header(input)?,
+            _ => 0,
+        };
         loop {
             match self.state {
                 State::Running => {}
@@ -181,14 +183,6 @@ impl Dialer {
                 State::Failed(error) => return Err(error),
             }
             let step = self.lines.read(&input[used..], |line| {
-                if !self.header_received {
-                    self.header_received = true;
-                    return if line == HEADER_LINE {
-                        Ok(State::Running)
-                    } else {
-                        Err(NegotiationError::NotMultistream)
-                    };
-                }
                 let Some(proposed) = self.protocols.get(self.current) else {
                     return Err(NegotiationError::UnexpectedAnswer);
                 };
@@ -218,6 +212,14 @@ impl Dialer {
                 Err(error) => self.state = State::Failed(error),
             }
         }
+    }
+
+    fn read_header(&mut self, input: &[u8]) -> Result<usize, NegotiationError> {
+        let outcome = read_header(&mut self.header_read, input);
+        if let Err(error) = outcome {
+            self.state = State::Failed(error);
+        }
+        outcome
     }
 
     /// Appends what is to be sent now and says whether it appended anything. The header goes out
@@ -253,7 +255,7 @@ impl Dialer {
 #[derive(Debug)]
 pub struct Listener {
     header_sent: bool,
-    header_received: bool,
+    header_read: usize,
     proposals: usize,
     refusals_due: usize,
     echo_due: bool,
@@ -273,7 +275,7 @@ impl Listener {
     pub fn new() -> Self {
         Self {
             header_sent: false,
-            header_received: false,
+            header_read: 0,
             proposals: 0,
             refusals_due: 0,
             echo_due: false,
@@ -295,7 +297,10 @@ impl Listener {
         input: &[u8],
         supported: &mut dyn FnMut(&str) -> Option<Arc<str>>,
     ) -> Result<usize, NegotiationError> {
-        let mut used = 0;
+        let mut used = match self.state {
+            State::Running => self.read_header(input)?,
+            _ => 0,
+        };
         loop {
             match self.state {
                 State::Running => {}
@@ -303,14 +308,6 @@ impl Listener {
                 State::Failed(error) => return Err(error),
             }
             let step = self.lines.read(&input[used..], |line| {
-                if !self.header_received {
-                    self.header_received = true;
-                    return if line == HEADER_LINE {
-                        Ok(State::Running)
-                    } else {
-                        Err(NegotiationError::NotMultistream)
-                    };
-                }
                 self.proposals += 1;
                 if self.proposals > MAX_PROPOSALS {
                     return Err(NegotiationError::TooManyProposals);
@@ -344,6 +341,14 @@ impl Listener {
         }
     }
 
+    fn read_header(&mut self, input: &[u8]) -> Result<usize, NegotiationError> {
+        let outcome = read_header(&mut self.header_read, input);
+        if let Err(error) = outcome {
+            self.state = State::Failed(error);
+        }
+        outcome
+    }
+
     /// Appends what is to be sent now and says whether it appended anything. The header is due
     /// from the start; called after the first input, it goes out together with the answer.
     pub fn poll_transmit(&mut self, out: &mut BytesMut) -> bool {
@@ -375,6 +380,18 @@ impl Listener {
             _ => None,
         }
     }
+}
+
+/// Compares the front of `input` with what is left of the header and returns the bytes it took. The
+/// first wrong byte ends the negotiation, so that a TLS or HTTP client is told apart at once.
+fn read_header(read: &mut usize, input: &[u8]) -> Result<usize, NegotiationError> {
+    let expected = HEADER.get(*read..).unwrap_or_default();
+    let len = expected.len().min(input.len());
+    if input[..len] != expected[..len] {
+        return Err(NegotiationError::NotMultistream);
+    }
+    *read += len;
+    Ok(len)
 }
 
 /// Cuts lines out of the input; allocates only when a line arrives in pieces.

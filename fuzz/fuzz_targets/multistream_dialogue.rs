@@ -147,10 +147,8 @@ fn run(
         let taken = handle(&raw[used..end])?;
         assert!(taken <= end - used);
         used += taken;
-        if taken < end - used.saturating_sub(taken) && taken == 0 {
-            break;
-        }
         if used < end {
+            // Decided: the rest is not its business.
             break;
         }
     }
