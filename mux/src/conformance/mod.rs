@@ -18,19 +18,23 @@ use bytes::Bytes;
 
 pub use pair::{Pair, RECORD, Wire, transmit};
 
-use crate::{Event, OpenError, ReadOutcome, Role, StreamId, StreamMuxer, WriteError};
+use crate::{Event, OpenError, ReadOutcome, StreamId, StreamMuxer, WriteError};
 
 /// Long enough for everything here, in the harness's time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A backend to be tested.
+/// Two sessions to be tested with each other.
 pub trait Backend {
-    /// What it makes.
-    type Muxer: StreamMuxer;
+    /// The side that dials.
+    type Client: StreamMuxer;
+    /// The side that is dialled.
+    type Server: StreamMuxer;
     /// Whether reset codes reach the peer.
     const CODES: bool;
-    /// A new session.
-    fn make(role: Role, now: Instant) -> Self::Muxer;
+    /// A session with [`Role::Client`](crate::Role::Client).
+    fn client(now: Instant) -> Self::Client;
+    /// A session with [`Role::Server`](crate::Role::Server).
+    fn server(now: Instant) -> Self::Server;
 }
 
 /// Makes a test of each function of the suite, for a [`Backend`].
@@ -53,12 +57,11 @@ macro_rules! conformance_tests {
     };
 }
 
-type Sessions<B> = Pair<<B as Backend>::Muxer, <B as Backend>::Muxer>;
+type Sessions<B> = Pair<<B as Backend>::Client, <B as Backend>::Server>;
 
 fn pair<B: Backend>() -> Sessions<B> {
     let now = Instant::now();
-    Pair::new(B::make(Role::Client, now), B::make(Role::Server, now), now)
-        .with_path(Duration::from_millis(2), None)
+    Pair::new(B::client(now), B::server(now), now).with_path(Duration::from_millis(2), None)
 }
 
 /// The bytes of stream `seed` from `offset` on.
@@ -453,18 +456,17 @@ fn transfer<B: Backend>(mut pair: Sessions<B>, total: usize) {
                 pair.client.finish(id).unwrap();
             }
         }
-        assert!(pair.step(until), "stuck at {got}");
-        match pair.server.read(pair.now, id, usize::MAX) {
-            ReadOutcome::Chunk(chunk) => check_chunk(&item, &mut got, &chunk),
-            ReadOutcome::Finished => break,
-            ReadOutcome::Pending | ReadOutcome::Reset(_) => continue,
-        }
-        loop {
+        let stepped = pair.step(until);
+        let end = loop {
             match pair.server.read(pair.now, id, usize::MAX) {
                 ReadOutcome::Chunk(chunk) => check_chunk(&item, &mut got, &chunk),
-                _ => break,
+                end => break end,
             }
+        };
+        if end == ReadOutcome::Finished {
+            break;
         }
+        assert!(stepped, "stuck at {got}");
     }
     assert_eq!(got, total);
 }
