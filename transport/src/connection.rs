@@ -17,7 +17,6 @@ use tokio::sync::Notify;
 use crate::{
     error::{CloseReason, OpenStreamError, StreamError},
     stream::{InlineHandler, Stream},
-    transmit::{TransmitError, Transmitter},
 };
 
 /// Time now, from tokio's clock so that tests may pause it.
@@ -114,11 +113,17 @@ pub(crate) struct State {
     pub(crate) open_wakers: Vec<Waker>,
     /// The connection task.
     pub(crate) driver: Waker,
-    /// The task has woken several streams and flushes what they write together.
-    pub(crate) defer_flush: bool,
     pub(crate) closed: Option<CloseReason>,
+    pub(crate) stats: Traffic,
+}
+
+/// What the task counts.
+#[derive(Default)]
+pub(crate) struct Traffic {
     pub(crate) received: u64,
-    pub(crate) moved: u64,
+    pub(crate) written: u64,
+    pub(crate) copied_in: u64,
+    pub(crate) copied_out: u64,
 }
 
 impl State {
@@ -131,16 +136,21 @@ impl State {
             accept_closed: false,
             open_wakers: Vec::new(),
             driver: Waker::noop().clone(),
-            defer_flush: false,
             closed: None,
-            received: 0,
-            moved: 0,
+            stats: Traffic::default(),
         }
     }
 
-    /// Takes the muxer's events and wakes whom they concern; returns how many were woken.
-    pub(crate) fn drain_events(&mut self, now: Instant) -> usize {
-        let mut woken = 0;
+    /// Asks the task to send what a stream has queued. It runs after the tasks that are ready now,
+    /// so that what they queue goes out together.
+    pub(crate) fn wake_driver(&self) {
+        if self.mux.wants_transmit() {
+            self.driver.wake_by_ref();
+        }
+    }
+
+    /// Takes the muxer's events and wakes whom they concern.
+    pub(crate) fn drain_events(&mut self, now: Instant) {
         while let Some(event) = self.mux.poll_event() {
             match event {
                 Event::Incoming(id) => {
@@ -151,7 +161,7 @@ impl State {
                     }
                     self.streams.insert(id, StreamState::default());
                     self.accept.push_back(id);
-                    woken += wake(&mut self.accept_waker);
+                    wake(&mut self.accept_waker);
                 }
                 Event::Readable(id) => {
                     let Some(stream) = self.streams.get_mut(&id) else {
@@ -160,7 +170,7 @@ impl State {
                     if stream.inline.is_some() {
                         self.run_inline(id, now);
                     } else {
-                        woken += wake(&mut stream.read_waker);
+                        wake(&mut stream.read_waker);
                     }
                 }
                 Event::Writable(id) => {
@@ -170,13 +180,12 @@ impl State {
                     if stream.inline.is_some() {
                         self.run_inline(id, now);
                     } else {
-                        woken += wake(&mut stream.write_waker);
+                        wake(&mut stream.write_waker);
                     }
                 }
                 Event::CanOpen => {
                     for waker in self.open_wakers.drain(..) {
                         waker.wake();
-                        woken += 1;
                     }
                 }
                 Event::GoAway(code) => {
@@ -185,7 +194,6 @@ impl State {
                 _ => {}
             }
         }
-        woken
     }
 
     /// Lets the inline handler of a stream answer what has arrived.
@@ -240,15 +248,12 @@ impl State {
     }
 
     /// Queues the negotiation bytes held back for a stream.
-    pub(crate) fn send_prefix(&mut self, id: StreamId) -> bool {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return false;
-        };
-        let Some(prefix) = stream.prefix.take() else {
-            return false;
-        };
-        // A failure shows in the read or write that follows.
-        self.mux.write(id, prefix).is_ok()
+    pub(crate) fn send_prefix(&mut self, id: StreamId) {
+        let stream = self.streams.get_mut(&id);
+        if let Some(prefix) = stream.and_then(|stream| stream.prefix.take()) {
+            // A failure shows in the read or write that follows.
+            drop(self.mux.write(id, prefix));
+        }
     }
 
     /// Wakes everyone who waits on this connection, after it closed.
@@ -272,11 +277,10 @@ impl State {
 /// Reset code for a stream nobody accepts any more: go-libp2p's "shutdown".
 const RESET_NOT_ACCEPTED: u32 = 0x1007;
 
-fn wake(slot: &mut Option<Waker>) -> usize {
-    slot.take().map_or(0, |waker| {
+fn wake(slot: &mut Option<Waker>) {
+    if let Some(waker) = slot.take() {
         waker.wake();
-        1
-    })
+    }
 }
 
 /// Stores `cx`'s waker, without cloning it when it is the same.
@@ -288,54 +292,12 @@ pub(crate) fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 pub(crate) struct Shared {
-    /// Locked after [`transmit`](Self::transmit) where both are held.
     pub(crate) state: Mutex<State>,
-    pub(crate) transmit: Mutex<Transmitter>,
     pub(crate) info: ConnectionInfo,
     pub(crate) closed: Notify,
 }
 
 impl Shared {
-    /// Seals and sends what is queued. Called by the connection task.
-    pub(crate) fn pump(&self, now: Instant) -> Result<usize, TransmitError> {
-        self.pump_locked(&mut self.transmit.lock(), now)
-    }
-
-    pub(crate) fn pump_locked(
-        &self,
-        transmit: &mut Transmitter,
-        now: Instant,
-    ) -> Result<usize, TransmitError> {
-        let mut woken = 0;
-        transmit.pump(now, |gather| {
-            let mut state = self.state.lock();
-            let more = state.mux.poll_transmit(now, gather);
-            woken += state.drain_events(now);
-            more
-        })?;
-        Ok(woken)
-    }
-
-    /// Sends what a stream just queued: at once if the transmit side is free, else through the task.
-    pub(crate) fn flush(&self, now: Instant) {
-        match self.transmit.try_lock() {
-            Some(mut transmit) if !transmit.is_blocked() => {
-                if self.pump_locked(&mut transmit, now).is_ok() {
-                    return;
-                }
-                // The task meets the same failure and closes the connection with its reason.
-            }
-            // The task writes on as soon as the socket takes bytes.
-            Some(_) => return,
-            None => {}
-        }
-        self.wake_driver();
-    }
-
-    pub(crate) fn wake_driver(&self) {
-        self.state.lock().driver.wake_by_ref();
-    }
-
     /// Says goodbye and ends the connection. The first reason stays.
     pub(crate) fn close(&self, code: u32) {
         let mut state = self.state.lock();
@@ -504,20 +466,16 @@ impl Connection {
     /// Counters now.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
-        let (bytes_sent, bytes_copied_out) = {
-            let transmit = self.shared().transmit.lock();
-            (transmit.written, transmit.copied)
-        };
         let state = self.shared().state.lock();
         let streams = state.mux.stream_counts();
         ConnectionStats {
-            bytes_sent,
-            bytes_received: state.received,
+            bytes_sent: state.stats.written,
+            bytes_received: state.stats.received,
             streams_inbound: streams.inbound,
             streams_outbound: streams.outbound,
             rtt: state.mux.rtt(),
-            bytes_copied_in: state.moved,
-            bytes_copied_out,
+            bytes_copied_in: state.stats.copied_in,
+            bytes_copied_out: state.stats.copied_out,
         }
     }
 }

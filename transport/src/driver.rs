@@ -20,7 +20,7 @@ use crate::{
     connection::{Shared, now},
     error::CloseReason,
     slab::ReadSlab,
-    transmit::{BoxWriter, TransmitError},
+    transmit::{BoxWriter, TransmitError, Transmitter},
 };
 
 pub(crate) type BoxReader = Box<dyn AsyncRead + Send + Unpin>;
@@ -45,6 +45,7 @@ pub(crate) struct Driver {
     reader: BoxReader,
     opener: Opener,
     slab: ReadSlab,
+    transmitter: Transmitter,
     /// Length of the unfinished record at the front of the slab, once known.
     record: Option<usize>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -82,6 +83,7 @@ impl Driver {
         reader: BoxReader,
         opener: Opener,
         slab: ReadSlab,
+        transmitter: Transmitter,
         limits: Limits,
     ) -> Self {
         Self {
@@ -89,6 +91,7 @@ impl Driver {
             reader,
             opener,
             slab,
+            transmitter,
             record: None,
             sleep: None,
             sleep_until: None,
@@ -99,32 +102,31 @@ impl Driver {
     }
 
     /// Reads until the socket is drained or others should run. True when there may be more.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(bool, usize), CloseReason> {
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
         let mut total = 0;
-        let mut woken = 0;
         // What the handshake read too much is opened before the first read.
         let mut got = self.slab.pending().len();
         loop {
             if got > 0 {
-                woken += self.open_records(now)?;
+                self.open_records(now)?;
             }
             if total >= READ_PER_TURN {
-                return Ok((true, woken));
+                return Ok(true);
             }
             let (limit, switched) = self.slab.prepare(self.record);
             if switched {
                 let mut state = self.shared.state.lock();
                 state.mux.compact(COMPACT_BELOW);
-                state.moved = self.slab.moved();
+                state.stats.copied_in = self.slab.moved();
             }
             got = match poll_read(&mut self.reader, cx, self.slab.pending(), limit) {
                 Poll::Pending => {
                     self.slab.rest(total);
-                    return Ok((false, woken));
+                    return Ok(false);
                 }
                 Poll::Ready(Ok(0)) => return Err(CloseReason::RemoteEnded),
                 Poll::Ready(Ok(n)) => n,
-                Poll::Ready(Err(error)) => return Err(read_error(&error)),
+                Poll::Ready(Err(error)) => return Err(io_reason(&error)),
             };
             self.slab.note_read(got, limit);
             total += got;
@@ -132,8 +134,7 @@ impl Driver {
     }
 
     /// Opens every whole record in the slab and hands the plaintext to the muxer.
-    fn open_records(&mut self, now: Instant) -> Result<usize, CloseReason> {
-        let mut woken = 0;
+    fn open_records(&mut self, now: Instant) -> Result<(), CloseReason> {
         self.record = None;
         loop {
             let pending = self.slab.pending();
@@ -144,7 +145,7 @@ impl Driver {
             let plaintext = match opened {
                 Opened::NeedMore { total } => {
                     self.record = total;
-                    return Ok(woken);
+                    return Ok(());
                 }
                 Opened::Record {
                     plaintext,
@@ -160,17 +161,13 @@ impl Driver {
                 }
                 continue;
             }
-            woken += feed(&self.shared, now, plaintext)?;
+            feed(&self.shared, now, plaintext)?;
         }
     }
 
     /// Sets the timer to the next deadline. True if one has passed already.
     fn arm(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let stall = self
-            .shared
-            .transmit
-            .lock()
-            .stall_deadline(self.limits.write_stall);
+        let stall = self.transmitter.stall_deadline(self.limits.write_stall);
         let muxer = self.shared.state.lock().mux.poll_timeout();
         let Some(due) = [stall, muxer].into_iter().flatten().min() else {
             return false;
@@ -197,11 +194,7 @@ impl Driver {
     }
 
     fn timeouts(&mut self, now: Instant) -> Result<(), CloseReason> {
-        let stall = self
-            .shared
-            .transmit
-            .lock()
-            .stall_deadline(self.limits.write_stall);
+        let stall = self.transmitter.stall_deadline(self.limits.write_stall);
         if stall.is_some_and(|due| due <= now) {
             return Err(CloseReason::WriteStalled);
         }
@@ -214,53 +207,48 @@ impl Driver {
     /// One turn. `Ok(true)` asks to be polled again at once.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let now = now();
-        let deferred = {
-            let mut transmit = self.shared.transmit.lock();
-            if !transmit.waker.will_wake(cx.waker()) {
-                transmit.waker.clone_from(cx.waker());
-            }
+        {
             let mut state = self.shared.state.lock();
             if !state.driver.will_wake(cx.waker()) {
                 state.driver.clone_from(cx.waker());
             }
-            std::mem::replace(&mut state.defer_flush, false)
-        };
-        if deferred {
-            self.pump(now)?;
         }
-        let (mut again, woken) = self.read(cx, now)?;
-        if woken > 1 && !deferred {
-            // Several streams are about to write: what they queue goes out together, next turn.
-            self.shared.state.lock().defer_flush = true;
-            again = true;
-        } else {
-            self.pump(now)?;
-        }
-        if let Some(reason) = &self.shared.state.lock().closed {
-            return Err(reason.clone());
-        }
+        let again = self.read(cx, now)?;
+        self.pump(cx, now)?;
         while self.arm(cx, now) {
             self.timeouts(now)?;
-            self.pump(now)?;
+            self.pump(cx, now)?;
             if self.sleep_until.is_some() {
                 break;
             }
         }
-        Ok(again)
-    }
-
-    fn pump(&self, now: Instant) -> Result<(), CloseReason> {
-        match self.shared.pump(now) {
-            Ok(_) => Ok(()),
-            Err(TransmitError::Io(error)) => Err(read_error(&error)),
-            Err(TransmitError::Seal(error)) => Err(CloseReason::Seal(error)),
+        match &self.shared.state.lock().closed {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(again),
         }
     }
 
+    /// Seals and sends what the muxer has.
+    fn pump(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
+        let shared = &self.shared;
+        let pumped = self.transmitter.pump(cx, now, |gather| {
+            let mut state = shared.state.lock();
+            let more = state.mux.poll_transmit(now, gather);
+            state.drain_events(now);
+            more
+        });
+        let mut state = shared.state.lock();
+        state.stats.written = self.transmitter.written;
+        state.stats.copied_out = self.transmitter.copied;
+        pumped.map_err(|error| match error {
+            TransmitError::Io(error) => io_reason(&error),
+            TransmitError::Seal(error) => CloseReason::Seal(error),
+        })
+    }
+
     /// Ends the connection: sends a last goodbye as far as it fits, tells everyone.
-    fn end(&mut self, reason: CloseReason) {
+    fn end(&mut self, cx: &mut Context<'_>, reason: CloseReason) {
         let now = now();
-        let mut transmit = self.shared.transmit.lock();
         if !matches!(reason, CloseReason::RemoteEnded | CloseReason::Io(_)) {
             if matches!(
                 reason,
@@ -269,15 +257,13 @@ impl Driver {
                 self.shared.state.lock().mux.close(GO_AWAY_PROTOCOL_ERROR);
             }
             // A failure to say goodbye changes nothing.
-            drop(self.shared.pump_locked(&mut transmit, now));
-            if !transmit.is_blocked() {
-                if let Some(writer) = transmit.take_writer() {
-                    self.goodbye = Some((writer, now + GOODBYE));
-                }
+            drop(self.pump(cx, now));
+            if !self.transmitter.is_blocked() {
+                let writer = self.transmitter.take_writer();
+                self.goodbye = writer.map(|writer| (writer, now + GOODBYE));
             }
         }
-        drop(transmit.take_writer());
-        drop(transmit);
+        drop(self.transmitter.take_writer());
         let mut state = self.shared.state.lock();
         state.closed.get_or_insert(reason);
         state.wake_all();
@@ -289,13 +275,13 @@ impl Driver {
 /// go-away code for a remote that broke the protocol.
 const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
 
-/// Gives plaintext to the muxer; returns how many tasks its events woke.
-pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<usize, CloseReason> {
+/// Gives plaintext to the muxer.
+pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<(), CloseReason> {
     let mut state = shared.state.lock();
-    state.received += plaintext.len() as u64;
+    state.stats.received += plaintext.len() as u64;
     let result = state.mux.handle_input(now, plaintext);
-    let woken = state.drain_events(now);
-    result.map(|()| woken).map_err(mux_reason)
+    state.drain_events(now);
+    result.map_err(mux_reason)
 }
 
 fn mux_reason(error: barewire_mux::MuxError) -> CloseReason {
@@ -306,7 +292,7 @@ fn mux_reason(error: barewire_mux::MuxError) -> CloseReason {
 }
 
 /// go-libp2p closes its sockets with a reset, so that is an ordinary end.
-fn read_error(error: &io::Error) -> CloseReason {
+fn io_reason(error: &io::Error) -> CloseReason {
     match error.kind() {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe
@@ -338,7 +324,7 @@ impl Future for Driver {
                     }
                     return Poll::Pending;
                 }
-                Err(reason) => self.end(reason),
+                Err(reason) => self.end(cx, reason),
             }
         }
         self.poll_goodbye(cx)

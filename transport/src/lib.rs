@@ -9,9 +9,8 @@
 //! socket ◀ write ─ buffer ◀ seal (the one copy) ─ mux ◀ Bytes ─ Stream::write_chunk
 //! ```
 //!
-//! A small write on a connection whose task is idle is sealed and written by the caller itself, so
-//! that a request does not wait for a task switch. Everything else is sealed by whoever holds the
-//! transmit side, one record at a time, and written in batches.
+//! A write queues a reference and wakes the connection task, which runs behind the tasks that are
+//! ready now: what several streams queue is sealed and written together.
 
 mod config;
 mod connection;

@@ -229,9 +229,9 @@ impl Stream {
                 }
                 Err(code) => state.mux.reset(id, code),
             }
+            state.wake_driver();
         }
         drop(self);
-        connection.shared().flush(now);
     }
 }
 
@@ -298,8 +298,7 @@ impl ReadHalf {
                 let mut state = self.connection.shared().state.lock();
                 // A failure shows in the next read.
                 drop(state.mux.write(self.id, next.freeze()));
-                drop(state);
-                self.connection.shared().flush(now());
+                state.wake_driver();
             }
             if let Some(agreed) = negotiating.dialer.outcome() {
                 return Poll::Ready(Ok(Some(agreed.clone())));
@@ -332,17 +331,13 @@ impl ReadHalf {
             ReadOutcome::Pending => match state.closed_error() {
                 Some(error) => Poll::Ready(Err(error)),
                 None => {
-                    let sent = state.send_prefix(self.id);
+                    state.send_prefix(self.id);
+                    state.wake_driver();
                     match state.streams.get_mut(&self.id) {
                         Some(stream) => store_waker(&mut stream.read_waker, cx),
                         None => return Poll::Ready(Err(StreamError::LocallyClosed)),
                     }
-                    let flush = sent && !state.defer_flush;
-                    drop(state);
-                    if flush {
-                        shared.flush(now);
-                    }
-                    return Poll::Pending;
+                    Poll::Pending
                 }
             },
             ReadOutcome::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
@@ -350,12 +345,8 @@ impl ReadHalf {
                 .closed_error()
                 .unwrap_or(StreamError::LocallyClosed))),
         };
-        let flush = state.mux.wants_transmit() && !state.defer_flush;
-        drop(state);
-        if flush {
-            // Credit that was just granted.
-            shared.flush(now);
-        }
+        // Credit that was just granted.
+        state.wake_driver();
         result
     }
 
@@ -423,11 +414,7 @@ impl WriteHalf {
                 stream.write_closed = true;
             }
         }
-        let flush = !state.defer_flush;
-        drop(state);
-        if flush {
-            shared.flush(now());
-        }
+        state.wake_driver();
         Poll::Ready(queued)
     }
 
@@ -463,11 +450,7 @@ impl WriteHalf {
         if let Some(stream) = state.streams.get_mut(&self.id) {
             stream.write_closed = true;
         }
-        let flush = !state.defer_flush;
-        drop(state);
-        if flush {
-            shared.flush(now());
-        }
+        state.wake_driver();
         Ok(())
     }
 
@@ -487,11 +470,7 @@ fn reset(connection: &Connection, id: StreamId, code: u32) {
         stream.prefix = None;
     }
     state.mux.reset(id, code);
-    let flush = !state.defer_flush;
-    drop(state);
-    if flush {
-        shared.flush(now());
-    }
+    state.wake_driver();
 }
 
 impl Drop for WriteHalf {
@@ -567,10 +546,9 @@ impl AsyncWrite for WriteHalf {
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A write is on its way as soon as it is accepted; the proposal may still wait for company.
-        let shared = self.connection.shared();
-        if shared.state.lock().send_prefix(self.id) {
-            shared.flush(now());
-        }
+        let mut state = self.connection.shared().state.lock();
+        state.send_prefix(self.id);
+        state.wake_driver();
         Poll::Ready(Ok(()))
     }
 

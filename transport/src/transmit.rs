@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -23,8 +23,8 @@ pub(crate) enum TransmitError {
     Seal(SealError),
 }
 
-/// Owner of the write half and of the sealing key; behind its own lock, so that streams can queue
-/// and read while a record is sealed.
+/// Owner of the write half and of the sealing key. Only the connection task has it, so streams can
+/// queue and read while a record is sealed.
 pub(crate) struct Transmitter {
     writer: Option<BoxWriter>,
     sealer: Sealer,
@@ -33,8 +33,6 @@ pub(crate) struct Transmitter {
     out: BytesMut,
     sent: usize,
     gather: TransmitBuf,
-    /// The connection task; wakes it when the socket takes bytes again.
-    pub(crate) waker: Waker,
     /// Since when the socket has accepted nothing while bytes wait.
     stalled_since: Option<Instant>,
     pub(crate) written: u64,
@@ -57,7 +55,6 @@ impl Transmitter {
             out: unsent,
             sent: 0,
             gather: TransmitBuf::new(MAX_PLAINTEXT),
-            waker: Waker::noop().clone(),
             stalled_since: None,
             written: 0,
             copied: 0,
@@ -76,10 +73,10 @@ impl Transmitter {
 
     /// Seals and writes until `next` has no more frames or the socket takes no more.
     ///
-    /// `next` fills the gather list with at most one record of frames. It is called with this
-    /// transmitter's lock held, so it may take the state lock, never the other way round.
+    /// `next` fills the gather list with at most one record of frames.
     pub(crate) fn pump(
         &mut self,
+        cx: &mut Context<'_>,
         now: Instant,
         mut next: impl FnMut(&mut TransmitBuf) -> bool,
     ) -> Result<(), TransmitError> {
@@ -95,9 +92,8 @@ impl Transmitter {
             let Some(writer) = self.writer.as_mut() else {
                 return Ok(());
             };
-            let mut cx = Context::from_waker(&self.waker);
             let writer = std::pin::Pin::new(writer);
-            match writer.poll_write(&mut cx, &self.out[self.sent..]) {
+            match writer.poll_write(cx, &self.out[self.sent..]) {
                 Poll::Ready(Ok(0)) => {
                     return Err(TransmitError::Io(io::ErrorKind::WriteZero.into()));
                 }
@@ -115,8 +111,7 @@ impl Transmitter {
         }
         self.release_buffer();
         if let Some(writer) = self.writer.as_mut() {
-            let mut cx = Context::from_waker(&self.waker);
-            if let Poll::Ready(Err(error)) = std::pin::Pin::new(writer).poll_flush(&mut cx) {
+            if let Poll::Ready(Err(error)) = std::pin::Pin::new(writer).poll_flush(cx) {
                 return Err(TransmitError::Io(error));
             }
         }

@@ -356,12 +356,6 @@ fn spawn(
     };
     let shared = Arc::new(Shared {
         state: Mutex::new(State::new(mux)),
-        transmit: Mutex::new(Transmitter::new(
-            wire.writer,
-            sealer,
-            config.slabs.clone(),
-            wire.output,
-        )),
         info,
         closed: Notify::new(),
     });
@@ -374,7 +368,15 @@ fn spawn(
         // A violation in here is found again by the task, which closes with the reason.
         drop(feed(&shared, now(), early));
     }
-    let driver = Driver::new(shared.clone(), wire.reader, opener, slab, limits);
+    let transmitter = Transmitter::new(wire.writer, sealer, config.slabs.clone(), wire.output);
+    let driver = Driver::new(
+        shared.clone(),
+        wire.reader,
+        opener,
+        slab,
+        transmitter,
+        limits,
+    );
     tokio::spawn(driver);
     let connection = Connection(Arc::new(Handle(shared)));
     (connection.clone(), InboundStreams::new(connection))
