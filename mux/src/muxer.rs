@@ -192,6 +192,10 @@ pub trait StreamMuxer: Send {
     /// Bytes received and not yet read.
     fn buffered(&self) -> usize;
 
+    /// Bytes written and not yet handed out by [`poll_transmit`](Self::poll_transmit), and ends of streams not yet told,
+    /// counted as one byte each. 0 means that a close loses nothing.
+    fn queued(&self) -> usize;
+
     /// Whether the session has ended, by either side.
     fn is_closed(&self) -> bool;
 

@@ -60,6 +60,9 @@ pub struct ConnectionStats {
     pub streams_inbound: usize,
     /// Open streams this side opened.
     pub streams_outbound: usize,
+    /// Bytes written to streams, or sealed, that the socket has not taken. 0 means that
+    /// [`Connection::close`] cuts nothing off.
+    pub bytes_queued: usize,
     /// Last round trip measured by the muxer.
     pub rtt: Option<Duration>,
     /// Received bytes that were copied on their way to [`Stream::read_chunk`](crate::Stream::read_chunk):
@@ -114,6 +117,12 @@ pub(crate) struct State {
     /// The connection task.
     pub(crate) driver: Waker,
     pub(crate) closed: Option<CloseReason>,
+    /// The task is gone, and with it the socket.
+    pub(crate) terminated: bool,
+    /// Sealed bytes the socket has not taken.
+    pub(crate) unsent: usize,
+    /// Those who wait until nothing is queued.
+    pub(crate) drain_wakers: Vec<Waker>,
     pub(crate) stats: Traffic,
 }
 
@@ -137,6 +146,9 @@ impl State {
             open_wakers: Vec::new(),
             driver: Waker::noop().clone(),
             closed: None,
+            terminated: false,
+            unsent: 0,
+            drain_wakers: Vec::new(),
             stats: Traffic::default(),
         }
     }
@@ -264,9 +276,15 @@ impl State {
             stream.inline = None;
         }
         wake(&mut self.accept_waker);
-        for waker in self.open_wakers.drain(..) {
+        let waiting = self.open_wakers.drain(..);
+        for waker in waiting.chain(self.drain_wakers.drain(..)) {
             waker.wake();
         }
+    }
+
+    /// Bytes that a close would cut off.
+    pub(crate) fn queued(&self) -> usize {
+        self.mux.queued() + self.unsent
     }
 
     pub(crate) fn closed_error(&self) -> Option<StreamError> {
@@ -294,7 +312,8 @@ pub(crate) fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     pub(crate) info: ConnectionInfo,
-    pub(crate) closed: Notify,
+    /// Told when the connection closes, and again when its task has ended.
+    pub(crate) ended: Notify,
 }
 
 impl Shared {
@@ -446,12 +465,39 @@ impl Connection {
         self.shared().close(code);
     }
 
-    /// Waits until the connection has ended. Cancel safe.
+    /// Waits until all that was written has been handed to the socket, or the connection is closed.
+    /// Only then does [`close`](Self::close) cut nothing off. A remote that grants no credit delays
+    /// this without limit: set a deadline. Cancel safe.
+    pub async fn drained(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.shared().state.lock();
+            if state.closed.is_some() || state.queued() == 0 {
+                return Poll::Ready(());
+            }
+            state.drain_wakers.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until the connection is closed. Cancel safe.
     pub async fn closed(&self) -> CloseReason {
         loop {
-            let notified = self.shared().closed.notified();
+            let notified = self.shared().ended.notified();
             if let Some(reason) = self.close_reason() {
                 return reason;
+            }
+            notified.await;
+        }
+    }
+
+    /// Waits until the connection is closed and its socket too, with the goodbye sent or given up.
+    /// A process that ends earlier may cut it off. Takes at most a second after the close. Cancel safe.
+    pub async fn terminated(&self) {
+        loop {
+            let notified = self.shared().ended.notified();
+            if self.shared().state.lock().terminated {
+                return;
             }
             notified.await;
         }
@@ -473,6 +519,7 @@ impl Connection {
             bytes_received: state.stats.received,
             streams_inbound: streams.inbound,
             streams_outbound: streams.outbound,
+            bytes_queued: state.queued(),
             rtt: state.mux.rtt(),
             bytes_copied_in: state.stats.copied_in,
             bytes_copied_out: state.stats.copied_out,

@@ -240,6 +240,12 @@ impl Driver {
         let mut state = shared.state.lock();
         state.stats.written = self.transmitter.written;
         state.stats.copied_out = self.transmitter.copied;
+        state.unsent = self.transmitter.unsent();
+        if !state.drain_wakers.is_empty() && state.queued() == 0 {
+            for waker in state.drain_wakers.drain(..) {
+                waker.wake();
+            }
+        }
         pumped.map_err(|error| match error {
             TransmitError::Io(error) => io_reason(&error),
             TransmitError::Seal(error) => CloseReason::Seal(error),
@@ -268,7 +274,7 @@ impl Driver {
         state.closed.get_or_insert(reason);
         state.wake_all();
         drop(state);
-        self.shared.closed.notify_waiters();
+        self.shared.ended.notify_waiters();
     }
 }
 
@@ -310,6 +316,20 @@ fn poll_read(
     limit: usize,
 ) -> Poll<io::Result<usize>> {
     tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut buf.limit(limit))
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Also when the runtime shuts down under the connection.
+        let mut state = self.shared.state.lock();
+        state.terminated = true;
+        if state.closed.is_none() {
+            state.closed = Some(CloseReason::Local(0));
+            state.wake_all();
+        }
+        drop(state);
+        self.shared.ended.notify_waiters();
+    }
 }
 
 impl Future for Driver {

@@ -75,6 +75,11 @@ pub struct InboundStream {
 }
 
 impl InboundStream {
+    /// Refuses the stream; the remote sees a reset with `code`.
+    pub fn reset(self, code: u32) {
+        self.stream.reset(code);
+    }
+
     /// Agrees on a protocol: `supported` maps a proposed id to the registered one.
     ///
     /// Does not wait when the proposal has arrived with the stream, as it does from every known
@@ -96,7 +101,11 @@ impl InboundStream {
                 }
                 chunk = match stream.read_chunk(usize::MAX).await {
                     Ok(Some(chunk)) => chunk,
-                    Ok(None) => return Err(NegotiateError::Ended),
+                    Ok(None) => {
+                        // The refusals held back still go out, with our end behind them.
+                        drop(stream.finish());
+                        return Err(NegotiateError::Ended);
+                    }
                     Err(error) => return Err(NegotiateError::Stream(error)),
                 };
             }

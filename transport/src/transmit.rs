@@ -63,7 +63,12 @@ impl Transmitter {
 
     /// Whether sealed bytes wait for the socket.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.sent < self.out.len()
+        self.unsent() > 0
+    }
+
+    /// Sealed bytes the socket has not taken.
+    pub(crate) fn unsent(&self) -> usize {
+        self.out.len() - self.sent
     }
 
     /// When the socket counts as stalled if it accepts nothing until then.
@@ -83,7 +88,7 @@ impl Transmitter {
         let mut exhausted = false;
         loop {
             // Frames are cut late: a new batch is sealed only when the last is nearly out.
-            if !exhausted && self.out.len() - self.sent < MAX_RECORD {
+            if !exhausted && self.unsent() < MAX_RECORD {
                 exhausted = self.fill(&mut next)?;
             }
             if !self.is_blocked() {
@@ -149,7 +154,7 @@ impl Transmitter {
 
     /// A small record gets a small buffer of its own; whatever is larger borrows from the pool.
     fn grow(&mut self, needed: usize) {
-        let waiting = self.out.len() - self.sent;
+        let waiting = self.unsent();
         let mut larger = if waiting + needed <= 1024 {
             BytesMut::with_capacity(1024)
         } else {

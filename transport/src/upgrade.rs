@@ -349,15 +349,12 @@ fn spawn(
             info.established,
         )),
         #[cfg(feature = "yamux-crate")]
-        MuxerKind::YamuxCrate => Box::new(barewire_mux::yamux_crate::CrateSession::new(
-            info.role,
-            info.established,
-        )),
+        MuxerKind::YamuxCrate => Box::new(barewire_mux::yamux_crate::CrateSession::new(info.role)),
     };
     let shared = Arc::new(Shared {
         state: Mutex::new(State::new(mux)),
         info,
-        closed: Notify::new(),
+        ended: Notify::new(),
     });
     let slab = ReadSlab::new(config.slabs.clone(), wire.input);
     let limits = Limits {

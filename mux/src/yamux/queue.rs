@@ -14,6 +14,9 @@ pub(crate) struct RecvQueue {
     chunks: VecDeque<Bytes>,
     /// Leading chunks that are long, or own their memory.
     settled: usize,
+    /// Leading chunks that were there at the last [`compact`](Self::compact), and of these, those it has dealt with.
+    seen: usize,
+    compacted: usize,
     /// Copies of small slices; comes after all of `chunks`.
     tail: BytesMut,
     len: usize,
@@ -55,6 +58,8 @@ impl RecvQueue {
             return;
         }
         let mut rest = self.chunks.split_off(self.settled);
+        self.seen = self.seen.min(self.settled);
+        self.compacted = self.compacted.min(self.settled);
         // A peer that sends a byte a frame makes this queue long once; do not keep the room for it.
         self.chunks.shrink_to(64);
         for chunk in rest.drain(..) {
@@ -66,6 +71,17 @@ impl RecvQueue {
             }
         }
         self.settled = self.chunks.len();
+    }
+
+    /// Copies chunks of at most `max` bytes that were there at the last call already.
+    pub(crate) fn compact(&mut self, max: usize) {
+        for chunk in self.chunks.iter_mut().take(self.seen).skip(self.compacted) {
+            if chunk.len() <= max {
+                *chunk = Bytes::copy_from_slice(chunk);
+            }
+        }
+        self.compacted = self.seen;
+        self.seen = self.chunks.len();
     }
 
     fn append(&mut self, chunk: &[u8]) {
@@ -110,6 +126,8 @@ impl RecvQueue {
         }
         let out = self.chunks.pop_front()?;
         self.settled = self.settled.saturating_sub(1);
+        self.seen = self.seen.saturating_sub(1);
+        self.compacted = self.compacted.saturating_sub(1);
         self.len -= out.len();
         Some(out)
     }
@@ -237,6 +255,7 @@ mod tests {
                         model.extend(data.iter().copied());
                         queue.push(data);
                     }
+                    2 if n % 2 == 0 => queue.compact(n),
                     2 => queue.settle(),
                     _ => if let Some(got) = queue.pop(n) {
                         prop_assert!(!got.is_empty() && got.len() <= n);
@@ -294,6 +313,27 @@ mod tests {
         }
         assert!(longest <= 64, "{longest}");
         assert_eq!(queue.len(), 10_000);
+    }
+
+    #[test]
+    fn compacting_copies_what_was_there_before() {
+        let mut queue = RecvQueue::default();
+        let slab = Bytes::from(vec![7u8; 256 << 10]);
+        queue.push(slab.slice(..20_000));
+        queue.compact(32_000);
+        queue.push(slab.slice(20_000..40_000));
+        assert_eq!(queue.chunks[0].as_ptr(), slab.as_ptr());
+        queue.compact(32_000);
+        assert_ne!(queue.chunks[0].as_ptr(), slab.as_ptr());
+        assert_eq!(queue.chunks[1].as_ptr(), slab[20_000..].as_ptr());
+        let copy = queue.chunks[0].as_ptr();
+        queue.compact(32_000);
+        assert_eq!(queue.chunks[0].as_ptr(), copy, "nothing is copied twice");
+        assert!(slab.is_unique());
+        assert_eq!(
+            queue.pop(usize::MAX).unwrap().len() + queue.pop(usize::MAX).unwrap().len(),
+            40_000
+        );
     }
 
     #[test]

@@ -136,6 +136,12 @@ impl Session {
         Some((id, bytes))
     }
 
+    /// How many bytes of the stream may be unread at present: its receive window, in bytes.
+    pub fn receive_window(&self, id: StreamId) -> Option<u32> {
+        let key = self.find(id.0)?;
+        Some(self.slots.get(key.slot as usize)?.as_deref()?.max_window)
+    }
+
     // ---- looking up
 
     #[inline]
@@ -612,6 +618,26 @@ impl StreamMuxer for Session {
         self.output(now, out)
     }
 
+    fn wants_transmit(&self) -> bool {
+        if self.ended.is_some() {
+            return self.go_away.is_some();
+        }
+        !self.schedule.is_empty()
+            || !self.control.is_empty()
+            || !self.pongs.is_empty()
+            || !self.resets.is_empty()
+            || self.timers.has_ping()
+    }
+
+    fn compact(&mut self, max_chunk: usize) {
+        if self.memory.buffered == 0 {
+            return;
+        }
+        for stream in self.slots.iter_mut().flatten() {
+            stream.recv.compact(max_chunk);
+        }
+    }
+
     fn ping(&mut self, now: Instant) {
         if self.ended.is_none() {
             self.timers.ask_for(now);
@@ -642,6 +668,14 @@ impl StreamMuxer for Session {
         self.memory.buffered
     }
 
+    fn queued(&self) -> usize {
+        let streams = self.slots.iter().flatten();
+        streams
+            .filter(|stream| stream.reset.is_none())
+            .map(|stream| stream.send.len() + usize::from(stream.fin_queued && !stream.fin_sent))
+            .sum()
+    }
+
     fn is_closed(&self) -> bool {
         self.ended.is_some()
     }
@@ -657,13 +691,14 @@ impl StreamMuxer for Session {
 /// Raises a stream's window by `more`, or by what the budget has left for it.
 fn grow(stream: &mut Stream, memory: &mut Memory, more: u32) {
     let more = more as usize;
-    let left = memory.available();
-    for bytes in [more, left.min(more)] {
-        // Less than an eighth more is not worth the charge.
-        if bytes >= stream.max_window as usize / 8 && memory.grow(bytes) {
-            stream.max_window += bytes as u32;
-            return;
-        }
+    if memory.grow(more) {
+        stream.max_window += more as u32;
+        return;
+    }
+    let left = memory.available().min(more);
+    // Less than an eighth more is not worth the charge.
+    if left >= stream.max_window as usize / 8 && memory.grow(left) {
+        stream.max_window += left as u32;
     }
 }
 

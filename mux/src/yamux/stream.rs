@@ -161,7 +161,9 @@ impl Stream {
         0
     }
 
-    /// Credit that could be given, if it is at least half the window.
+    /// Credit that could be given, if it is at least half the window; seven sixteenths of a grown one. At exactly half,
+    /// the second update of a round misses by a frame once the bytes come in lumps, and half of the window lies idle
+    /// for a round trip (335 instead of 508 MB/s over 100 ms).
     #[inline]
     pub(crate) fn grantable(&self) -> u32 {
         if self.fin_received || self.stopped.is_some() || self.reset.is_some() {
@@ -170,7 +172,12 @@ impl Stream {
         // Both fit: credit and buffered bytes never exceed the window, which is 32 bits wide.
         let held = self.recv_window.saturating_add(self.recv.len() as u32);
         let room = self.max_window.saturating_sub(held);
-        if room >= self.max_window / 2 { room } else { 0 }
+        let enough = if self.max_window == INITIAL_WINDOW {
+            INITIAL_WINDOW / 2
+        } else {
+            self.max_window / 16 * 7
+        };
+        if room >= enough { room } else { 0 }
     }
 
     /// Lowers the window to `to`, at least the protocol's, and returns by how much.
@@ -185,8 +192,8 @@ impl Stream {
         (self.max_window - INITIAL_WINDOW) as usize
     }
 
-    /// Counts bytes the owner has read. When a round trip's worth of time has passed, returns the window that the
-    /// measured rate wants, if that is more than the present one; at most double.
+    /// Counts bytes the owner has read. Once they have been counted for about a round trip, returns the window that
+    /// their rate wants, if that is more than the present one; at most double.
     #[inline]
     pub(crate) fn measure(
         &mut self,
@@ -200,23 +207,38 @@ impl Stream {
             return None;
         };
         self.epoch_bytes += read as u64;
-        let elapsed = now.saturating_duration_since(start);
         let round_trip = round_trip?.max(MIN_ROUND_TRIP);
+        let elapsed = now.saturating_duration_since(start);
         if elapsed < round_trip * 3 / 4 {
             return None;
         }
-        let bytes = std::mem::take(&mut self.epoch_bytes);
+        // The answer to the last growth comes as a burst after one round trip. Looking only once would see no more than
+        // its first frame, and the window would double every other round trip.
+        let wanted = window_for(self.epoch_bytes, round_trip, elapsed);
+        let double = self.max_window.saturating_mul(2);
+        if wanted < double && elapsed < round_trip * 3 / 2 {
+            return None;
+        }
         self.epoch = Some(now);
-        let product = u128::from(bytes) * round_trip.as_nanos() / elapsed.as_nanos().max(1);
-        let wanted = u32::try_from(product * HEADROOM).unwrap_or(u32::MAX);
-        (wanted > self.max_window).then(|| wanted.min(self.max_window.saturating_mul(2)))
+        self.epoch_bytes = 0;
+        (wanted > self.max_window).then(|| wanted.min(double))
     }
+}
+
+/// What a window has to be for `bytes` in `elapsed`.
+#[inline]
+fn window_for(bytes: u64, round_trip: Duration, elapsed: Duration) -> u32 {
+    // Microseconds are exact enough from 1.5 ms on, and 64 bits hold the product for 2^35 bytes in 9 minutes.
+    let product = bytes
+        .saturating_mul(HEADROOM)
+        .saturating_mul(round_trip.as_micros() as u64);
+    u32::try_from(product / (elapsed.as_micros() as u64).max(1)).unwrap_or(u32::MAX)
 }
 
 /// Round trips below this are taken for this long: below it, it is the scheduling of the two ends that a window has to
 /// bridge, not the wire.
 const MIN_ROUND_TRIP: Duration = Duration::from_millis(2);
 
-/// Windows are this many times the bandwidth-delay product. An update goes out when half the window can be granted, so
-/// 2 would let the sender run dry just when the update arrives.
-const HEADROOM: u128 = 3;
+/// Windows are this many times the bandwidth-delay product. An update goes out when about half the window can be
+/// granted, so 2 would let the sender run dry just when the update arrives.
+const HEADROOM: u64 = 3;

@@ -93,6 +93,10 @@ impl Timers {
         self.ask(now);
     }
 
+    pub(crate) fn has_ping(&self) -> bool {
+        matches!(self.ping, Ping::Queued(_))
+    }
+
     /// The value of a ping that is to be sent now.
     pub(crate) fn take_ping(&mut self, now: Instant) -> Option<u32> {
         let Ping::Queued(asked) = self.ping else {

@@ -600,6 +600,12 @@ impl StreamMuxer for CrateSession {
         self.streams.values().map(|held| held.rest.len()).sum()
     }
 
+    fn queued(&self) -> usize {
+        let waiting = |held: &Held| held.queued + usize::from(held.fin_queued && !held.fin_done);
+        let streams = self.streams.values().filter(|held| !held.reset);
+        streams.map(waiting).sum()
+    }
+
     fn is_closed(&self) -> bool {
         self.ended.is_some()
     }

@@ -86,6 +86,11 @@ impl Pipe {
         (count > 0).then(|| inner.sent.split_to(count).freeze())
     }
 
+    /// Bytes for the peer that were not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().sent.len()
+    }
+
     /// Whether the crate has said goodbye.
     pub(crate) fn sent_go_away(&self) -> bool {
         self.lock().watch.seen
