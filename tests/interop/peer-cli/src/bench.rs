@@ -23,14 +23,16 @@ use crate::{
 /// Payloads up to this size fit the smallest stream window, so they can be written before anything is read.
 const FITS_WINDOW: usize = 128 << 10;
 
-/// One fresh connection after another: dial, one ping, close. Each worker has a node of its own.
+/// One fresh connection after another: dial, one ping, close. Each worker has nodes of its own.
 pub(crate) async fn handshakes<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
     let mut dialers = Vec::new();
-    for _ in 0..options.concurrency {
-        dialers.push(Arc::new(S::dialer(options).await?));
+    for _ in 0..options.concurrency * S::IDENTITIES_PER_WORKER {
+        dialers.push(Arc::new(S::dialer(options, &[protocol::PING]).await?));
     }
+    let turns = Arc::new(AtomicUsize::new(0));
     let (peer, fields) = measure(options, move |worker| {
-        let dialer = dialers[worker].clone();
+        let turn = turns.fetch_add(1, Ordering::Relaxed) % S::IDENTITIES_PER_WORKER;
+        let dialer = dialers[worker * S::IDENTITIES_PER_WORKER + turn].clone();
         async move {
             let connection = dialer.dial().await?;
             let mut stream = connection.open(protocol::PING).await?;
@@ -47,7 +49,7 @@ pub(crate) async fn handshakes<S: Stack>(options: &DialOptions) -> Result<(), Fa
 
 /// One stream after another on one connection: open, echo --size bytes, end.
 pub(crate) async fn streams<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let dialer = S::dialer(options).await?;
+    let dialer = S::dialer(options, &[options.protocol.as_str()]).await?;
     let connection = Arc::new(dialer.dial().await?);
     let size = usize::try_from(options.size.unwrap_or(100))?;
     let payload: Arc<[u8]> = vec![0x5a; size].into();
@@ -150,7 +152,7 @@ pub(crate) async fn connections<S: Stack>(options: &DialOptions) -> Result<impl 
         }
         let options = options.clone();
         opening.spawn(async move {
-            let dialer = S::dialer(&options).await?;
+            let dialer = S::dialer(&options, &[protocol::IDENTIFY]).await?;
             let connection = dialer.dial().await?;
             // The listener has all it will keep for this peer once both have identified each other.
             connection.identify().await?;

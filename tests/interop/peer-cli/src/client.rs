@@ -16,21 +16,24 @@ use crate::{
 
 type ConnectionOf<S> = <<S as Stack>::Dialer as Dialer>::Connection;
 
-async fn connect<S: Stack>(options: &DialOptions) -> Result<(S::Dialer, ConnectionOf<S>), Failure> {
-    let dialer = S::dialer(options).await?;
+async fn connect<S: Stack>(
+    options: &DialOptions,
+    protocols: &[&str],
+) -> Result<(S::Dialer, ConnectionOf<S>), Failure> {
+    let dialer = S::dialer(options, protocols).await?;
     let connection = dialer.dial().await?;
     Ok((dialer, connection))
 }
 
 pub(crate) async fn identify<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) = connect::<S>(options, &[protocol::IDENTIFY]).await?;
     let told: Value = connection.identify().await?;
     emit("identify", &connection.peer(), told);
     connection.close().await
 }
 
 pub(crate) async fn ping<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) = connect::<S>(options, &[protocol::PING]).await?;
     let mut stream = connection.open(protocol::PING).await?;
     let count = options.count.unwrap_or(1).max(1);
     let mut times = Vec::with_capacity(count);
@@ -64,7 +67,7 @@ pub(crate) async fn ping_once(stream: &mut impl PeerStream) -> Result<Duration, 
 }
 
 pub(crate) async fn perf<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) = connect::<S>(options, &[protocol::PERF]).await?;
     let (upload, download) = (options.upload, options.download);
     let mut buffer = vec![0; COPY_BUFFER];
     let start = Instant::now();
@@ -100,7 +103,7 @@ pub(crate) async fn perf<S: Stack>(options: &DialOptions) -> Result<(), Failure>
 }
 
 pub(crate) async fn echo<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) = connect::<S>(options, &[options.protocol.as_str()]).await?;
     let size = options.size.unwrap_or(10 << 20);
     let start = Instant::now();
     let stream = connection.open(&options.protocol).await?;
@@ -145,7 +148,7 @@ pub(crate) async fn echo<S: Stack>(options: &DialOptions) -> Result<(), Failure>
 }
 
 pub(crate) async fn half_close<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) = connect::<S>(options, &[protocol::HALF_CLOSE]).await?;
     let size = usize::try_from(options.size.unwrap_or(100_000))?;
     let mut payload = vec![0; size];
     getrandom::fill(&mut payload)?;
@@ -162,7 +165,8 @@ pub(crate) async fn half_close<S: Stack>(options: &DialOptions) -> Result<(), Fa
 }
 
 pub(crate) async fn reset<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) =
+        connect::<S>(options, &[protocol::HOLD, protocol::RESET, protocol::PING]).await?;
     if options.by == "local" {
         drop(open_hold(&connection).await?);
     } else {
@@ -181,7 +185,7 @@ pub(crate) async fn reset<S: Stack>(options: &DialOptions) -> Result<(), Failure
 }
 
 pub(crate) async fn hold<S: Stack>(options: &DialOptions) -> Result<(), Failure> {
-    let (_dialer, connection) = connect::<S>(options).await?;
+    let (_dialer, connection) = connect::<S>(options, &[protocol::HOLD]).await?;
     let mut stream = open_hold(&connection).await?;
     emit("holding", &connection.peer(), json!({}));
     let cause = read_until_lost(&mut stream).await?;

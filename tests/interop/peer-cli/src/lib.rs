@@ -26,6 +26,7 @@ pub mod protocol {
     pub const RESET: &str = "/barewire/test/reset/1.0.0";
     pub const HOLD: &str = "/barewire/test/hold/1.0.0";
     pub const PERF: &str = "/perf/1.0.0";
+    pub const IDENTIFY: &str = "/ipfs/id/1.0.0";
     pub const PING: &str = "/ipfs/ping/1.0.0";
 }
 
@@ -37,14 +38,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> PeerStream for T {}
 pub trait Stack: Sized + Send + Sync + 'static {
     type Dialer: Dialer;
 
+    /// How many identities one worker takes turns with when it makes one fresh connection after another:
+    /// more than 1 where the stack's listener refuses a peer whose last connection it has not yet seen end.
+    const IDENTITIES_PER_WORKER: usize = 1;
+
     /// Listens on every address, offers `services`, and returns the peer id and the bound addresses without `/p2p`.
     fn listen(
         options: &ListenOptions,
         services: Arc<Services>,
     ) -> impl Future<Output = Result<Listening<Self>, Failure>> + Send;
 
-    /// A node with a fresh identity and no listener, made to dial `options.addr`.
-    fn dialer(options: &DialOptions) -> impl Future<Output = Result<Self::Dialer, Failure>> + Send;
+    /// A node with a fresh identity and no listener, made to dial `options.addr` and to use these protocols only.
+    fn dialer(
+        options: &DialOptions,
+        protocols: &[&str],
+    ) -> impl Future<Output = Result<Self::Dialer, Failure>> + Send;
 }
 
 /// A listening node; it lives as long as this value.
@@ -72,7 +80,7 @@ pub trait Connection: Send + Sync + 'static {
     /// A new stream. The stack's own choice whether it waits for the other side's consent.
     fn open(&self, protocol: &str) -> impl Future<Output = Result<Self::Stream, Failure>> + Send;
 
-    /// What identify told about the other side: the fields of the `identify` event besides `event` and `peer`.
+    /// For a node made with [`protocol::IDENTIFY`]: what identify told about the other side: the fields of the `identify` event besides `event` and `peer`.
     fn identify(&self) -> impl Future<Output = Result<Value, Failure>> + Send;
 
     /// Closes the connection; returns when the node is ready to dial the same peer again.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use barewire_peer_cli::{
     Connection, DialOptions, Dialer, Failure, ListenOptions, Listening, Services, Stack,
-    StackOptions,
+    StackOptions, protocol,
 };
 use futures::StreamExt;
 use libp2p::{
@@ -13,6 +13,7 @@ use libp2p::{
     identify, identity,
     swarm::{
         self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
+        behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
@@ -29,7 +30,7 @@ const AGENT: &str = concat!("barewire-peer-rust/", env!("CARGO_PKG_VERSION"));
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
-    identify: identify::Behaviour,
+    identify: Toggle<identify::Behaviour>,
     streams: streams::Behaviour,
 }
 
@@ -58,7 +59,7 @@ impl Stack for Node {
         options: &ListenOptions,
         services: Arc<Services>,
     ) -> Result<Listening<Self>, Failure> {
-        let mut swarm = new_swarm(&options.stack, &options.listen, Some(services))?;
+        let mut swarm = new_swarm(&options.stack, &options.listen, true, Some(services))?;
         let mut waiting = options.listen.len();
         for addr in &options.listen {
             swarm.listen_on(addr.parse()?)?;
@@ -84,8 +85,13 @@ impl Stack for Node {
         })
     }
 
-    async fn dialer(options: &DialOptions) -> Result<Self, Failure> {
-        let swarm = new_swarm(&options.stack, std::slice::from_ref(&options.addr), None)?;
+    async fn dialer(options: &DialOptions, protocols: &[&str]) -> Result<Self, Failure> {
+        let swarm = new_swarm(
+            &options.stack,
+            std::slice::from_ref(&options.addr),
+            protocols.contains(&protocol::IDENTIFY),
+            None,
+        )?;
         Ok(spawn(swarm, Some(options.addr.parse()?)))
     }
 }
@@ -93,6 +99,7 @@ impl Stack for Node {
 fn new_swarm(
     options: &StackOptions,
     addrs: &[String],
+    identifies: bool,
     services: Option<Arc<Services>>,
 ) -> Result<Swarm<Behaviour>, Failure> {
     let key = match &options.key {
@@ -101,10 +108,13 @@ fn new_swarm(
     };
     let transport = transport::build(&key, options, addrs)?;
     let behaviour = Behaviour {
-        identify: identify::Behaviour::new(
-            identify::Config::new_with_signed_peer_record("barewire-peer/1".to_owned(), &key)
-                .with_agent_version(AGENT.to_owned()),
-        ),
+        identify: identifies
+            .then(|| {
+                identify::Config::new_with_signed_peer_record("barewire-peer/1".to_owned(), &key)
+                    .with_agent_version(AGENT.to_owned())
+            })
+            .map(identify::Behaviour::new)
+            .into(),
         streams: streams::Behaviour::new(services),
     };
     let config = swarm::Config::with_tokio_executor()

@@ -21,7 +21,9 @@ fn run() -> Result<(), String> {
             Some("-I") => includes.push(PathBuf::from(args.next().ok_or("-I needs a path")?)),
             Some("-o") => output = Some(PathBuf::from(args.next().ok_or("-o needs a path")?)),
             Some("--include_imports" | "--include_source_info") => {}
-            Some(option) if option.starts_with('-') => return Err(format!("option {option} is not supported")),
+            Some(option) if option.starts_with('-') => {
+                return Err(format!("option {option} is not supported"));
+            }
             _ => files.push(PathBuf::from(arg)),
         }
     }
@@ -29,5 +31,6 @@ fn run() -> Result<(), String> {
     let mut compiler = protox::Compiler::new(includes).map_err(|e| e.to_string())?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(files).map_err(|e| e.to_string())?;
-    std::fs::write(&output, compiler.encode_file_descriptor_set()).map_err(|e| format!("{}: {e}", output.display()))
+    std::fs::write(&output, compiler.encode_file_descriptor_set())
+        .map_err(|e| format!("{}: {e}", output.display()))
 }
