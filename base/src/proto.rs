@@ -193,3 +193,6 @@ pub(crate) fn put_bytes_field(number: u32, value: &[u8], out: &mut impl BufMut) 
     varint::encode(value.len() as u64, out);
     out.put_slice(value);
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use super::MultiaddrError;
 use crate::{PeerId, identity::split_multihash, varint};
 
 /// Longest digest of a certificate hash in bytes: that of SHA-512.
-const MAX_DIGEST_LEN: usize = 64;
+pub(super) const MAX_DIGEST_LEN: usize = 64;
 
 /// What kind of value a component has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,11 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use super::component::{Component, Kind};
-use crate::{PeerId, multibase};
+use super::component::{Component, Kind, MAX_DIGEST_LEN};
+use crate::{PeerId, multibase, varint};
+
+/// Longest certificate hash in bytes: code and length before the digest.
+const MAX_HASH_LEN: usize = MAX_DIGEST_LEN + 2 * varint::MAX_LEN;
 
 /// Appends the binary value that `text` stands for; the caller checks that value. `None` if the
 /// text is not of this kind.
@@ -21,6 +24,8 @@ pub(super) fn parse_value(kind: Kind, text: &str, out: &mut Vec<u8>) -> Option<(
         Kind::Name | Kind::Path => out.extend(text.bytes()),
         Kind::Escaped => unescape(text, out)?,
         Kind::Peer => out.extend_from_slice(text.parse::<PeerId>().ok()?.as_bytes()),
+        // Some bases take time quadratic in the length, so what is too long in any base is not read.
+        Kind::Hash if text.len() > 8 * MAX_HASH_LEN + 1 => return None,
         Kind::Hash => out.extend(multibase::decode(text)?),
         Kind::Onion | Kind::Onion3 => {
             let (key, port) = text.split_once(':')?;
