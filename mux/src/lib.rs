@@ -33,4 +33,4 @@ pub mod yamux;
 pub mod yamux_crate;
 
 pub use error::{MuxError, OpenError, Violation, WriteError};
-pub use muxer::{Event, ReadOutcome, Role, StreamCounts, StreamId, StreamMuxer};
+pub use muxer::{Event, ReadOutcome, Role, StreamCounts, StreamId, StreamMuxer, ZeroStreamId};

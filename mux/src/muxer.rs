@@ -28,6 +28,23 @@ impl StreamId {
     }
 }
 
+impl TryFrom<u32> for StreamId {
+    type Error = ZeroStreamId;
+
+    fn try_from(id: u32) -> Result<Self, ZeroStreamId> {
+        if id == 0 {
+            Err(ZeroStreamId)
+        } else {
+            Ok(Self(id))
+        }
+    }
+}
+
+/// 0 is no stream's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("0 is no stream's number")]
+pub struct ZeroStreamId;
+
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -14,6 +14,7 @@ mod pair;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use barewire_base::TransmitBuf;
 use bytes::Bytes;
 
 pub use pair::{Pair, RECORD, Wire, transmit};
@@ -62,6 +63,79 @@ type Sessions<B> = Pair<<B as Backend>::Client, <B as Backend>::Server>;
 fn pair<B: Backend>() -> Sessions<B> {
     let now = Instant::now();
     Pair::new(B::client(now), B::server(now), now).with_path(Duration::from_millis(2), None)
+}
+
+/// A frame's header, of any content.
+pub fn header(kind: u8, flags: u16, id: u32, len: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[1] = kind;
+    bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+    bytes[4..8].copy_from_slice(&id.to_be_bytes());
+    bytes[8..].copy_from_slice(&len.to_be_bytes());
+    bytes
+}
+
+/// Type of a frame with payload.
+pub const DATA: u8 = 0;
+/// Type of a frame with credit.
+pub const WINDOW_UPDATE: u8 = 1;
+/// Type of a frame that asks for an echo of its value, or is one.
+pub const PING: u8 = 2;
+/// Type of the frame that ends a session.
+pub const GO_AWAY: u8 = 3;
+/// Flag that opens a stream.
+pub const SYN: u16 = 1;
+/// Flag that acknowledges a stream.
+pub const ACK: u16 = 2;
+/// Flag that ends the sender's side.
+pub const FIN: u16 = 4;
+/// Flag that ends both sides.
+pub const RST: u16 = 8;
+
+/// A data frame.
+pub fn data(flags: u16, id: u32, payload: &[u8]) -> Vec<u8> {
+    [&header(DATA, flags, id, payload.len() as u32)[..], payload].concat()
+}
+
+/// A frame as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Type.
+    pub kind: u8,
+    /// Flags.
+    pub flags: u16,
+    /// Stream id.
+    pub id: u32,
+    /// The length field.
+    pub len: u32,
+    /// Payload of a data frame.
+    pub payload: Vec<u8>,
+}
+
+/// Splits what a session has sent into frames; the bytes must end with one.
+pub fn frames(mut bytes: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        let (kind, len) = (bytes[1], word(8));
+        let payload = if kind == DATA { len as usize } else { 0 };
+        frames.push(Frame {
+            kind,
+            flags: u16::from_be_bytes([bytes[2], bytes[3]]),
+            id: word(4),
+            len,
+            payload: bytes[12..12 + payload].to_vec(),
+        });
+        bytes = &bytes[12 + payload..];
+    }
+    frames
+}
+
+/// All frames a session has to send now.
+pub fn sent(muxer: &mut impl StreamMuxer, now: Instant) -> Vec<Frame> {
+    let mut out = TransmitBuf::new(RECORD);
+    let records = std::iter::from_fn(|| transmit(muxer, now, &mut out));
+    records.flat_map(|record| frames(&record)).collect()
 }
 
 /// The bytes of stream `seed` from `offset` on.

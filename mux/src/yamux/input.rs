@@ -328,7 +328,11 @@ impl Session {
         let Some(stream) = get(&mut self.slots, key) else {
             return Ok(());
         };
-        let aborted = stream.inbound && stream.live && !stream.fin_queued && !stream.released;
+        if !stream.live {
+            // Over already: what both have ended is not undone.
+            return Ok(());
+        }
+        let aborted = stream.inbound && !stream.fin_queued && !stream.released;
         self.mark_reset(key, code);
         let (rate, burst) = (self.config.aborts_per_second, self.config.abort_burst);
         if aborted && !self.timers.abort(now, rate, burst) {

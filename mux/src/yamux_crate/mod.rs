@@ -603,7 +603,7 @@ impl StreamMuxer for CrateSession {
     fn queued(&self) -> usize {
         let waiting = |held: &Held| held.queued + usize::from(held.fin_queued && !held.fin_done);
         let streams = self.streams.values().filter(|held| !held.reset);
-        streams.map(waiting).sum()
+        streams.map(waiting).sum::<usize>() + self.pipe.waiting()
     }
 
     fn is_closed(&self) -> bool {
