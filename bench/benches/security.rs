@@ -1,9 +1,10 @@
 //! The record layer and the handshake, beside what else they could be made of.
 //!
-//! Records carry what one muxer frame carries: a 12-byte header and a payload, from two places in memory. `snow` is
-//! its own transport state, which wants one slice and writes to another; `ring` and `aws-lc-rs` seal in place on the
-//! raw split, as `barewire` does with the latter. Handshakes run both sides on one thread, with the identity payload
-//! of libp2p; every side verifies one signature unless it has met the peer.
+//! Records carry what one muxer frame carries: a 12-byte header and a payload, from two places in
+//! memory. `snow` is its own transport state, which wants one slice and writes to another; `ring`
+//! and `aws-lc-rs` seal in place on the raw split, as `barewire` does with the latter. Handshakes
+//! run both sides on one thread, with the identity payload of libp2p; every side verifies one
+//! signature unless it has met the peer.
 
 #![allow(
     clippy::unwrap_used,

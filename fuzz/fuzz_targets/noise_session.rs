@@ -57,7 +57,8 @@ fn direction() -> (Sealer, Opener) {
 
 fuzz_target!(|ops: Vec<Op>| {
     let (mut sealer, mut opener) = direction();
-    // Sealed and not delivered; delivered and not opened; and how many bytes came before the latter.
+    // Sealed and not delivered; delivered and not opened; and how many bytes came before the
+    // latter.
     let (mut wire, mut read, mut consumed) = (BytesMut::new(), Vec::new(), 0);
     let mut last = BytesMut::new();
     let mut expected: VecDeque<Vec<u8>> = VecDeque::new();

@@ -73,6 +73,7 @@ fn record_key(key: &RecordKey) -> Option<LessSafeKey> {
 /// The sending direction of a [`Session`].
 #[derive(Debug)]
 pub struct Sealer {
+    /// Kept set up for the cipher, which saves an allocation per record. The library wipes it.
     key: LessSafeKey,
     /// The nonce of the next record. It only grows, and a record that failed to seal has used its
     /// own up.
