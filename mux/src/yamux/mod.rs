@@ -3,6 +3,7 @@
 //! As strict as rust-yamux on framing (whatever no implementation sends ends the session with GoAway 1), as lenient as
 //! go-yamux on streams it does not know (their frames are dropped). See [`Session`].
 
+mod api;
 mod frame;
 mod ids;
 mod input;
