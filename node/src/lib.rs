@@ -32,3 +32,8 @@ pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
 pub use error::{BindError, DialError, ListenError};
 pub use events::{Event, EventItem, Events};
 pub use router::{BoxFuture, ProtocolHandler, Router, RouterBuilder, RouterError};
+
+/// The example of the README, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -254,6 +254,12 @@ impl Endpoint {
         self.shared().table.lock().all()
     }
 
+    /// Inbound connections that are still in their upgrade.
+    #[must_use]
+    pub fn pending_inbound(&self) -> usize {
+        self.shared().pending.lock().len()
+    }
+
     /// What a connected peer has said about itself, if it has been asked already.
     #[must_use]
     pub fn peer_info(&self, peer: &PeerId) -> Option<Arc<PeerInfo>> {

@@ -80,8 +80,7 @@ impl<T> Pending<T> {
         }
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 }

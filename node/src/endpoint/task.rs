@@ -106,7 +106,7 @@ impl ConnectionTask {
                     let Some(stream) = stream else { return true };
                     burst += 1;
                     if draining {
-                        shim_reset(stream, codes::STREAM_SHUTDOWN);
+                        stream.reset(codes::STREAM_SHUTDOWN);
                         continue;
                     }
                     if local.has_changed().unwrap_or(false) {
@@ -149,7 +149,7 @@ impl ConnectionTask {
     /// Serves one stream: in this task if the handler ends without waiting, else in its own.
     async fn take(&mut self, stream: InboundStream, registry: &Arc<Registry>) {
         if self.negotiating.load(Ordering::Relaxed) >= self.shared.config.max_negotiating_streams {
-            shim_reset(stream, codes::STREAM_RESOURCE_LIMIT);
+            stream.reset(codes::STREAM_RESOURCE_LIMIT);
             return;
         }
         let mut serving = Box::pin(serve(
@@ -300,8 +300,8 @@ impl ConnectionTask {
         let mut unsent = 0;
         if !closed {
             tokio::select! {
-                () = shim_drained(&self.connection) => {}
-                () = &mut kill => unsent = shim_queued(&self.connection),
+                () = self.connection.drained() => {}
+                () = &mut kill => unsent = self.connection.stats().bytes_queued,
             }
             self.connection.close(codes::CONNECTION_NORMAL);
         }
@@ -341,7 +341,7 @@ impl ConnectionTask {
         self.work.abort_all();
         let connection = self.connection.clone();
         drop(self);
-        shim_terminated(&connection).await;
+        connection.terminated().await;
     }
 }
 
@@ -519,17 +519,4 @@ impl Future for CatchPanic {
 /// broken invariant cannot be observed.
 fn catch<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
-}
-
-fn shim_reset(stream: InboundStream, _code: u32) {
-    drop(stream);
-}
-async fn shim_drained(_c: &Connection) {
-    tokio::time::sleep(Duration::from_millis(20)).await;
-}
-fn shim_queued(_c: &Connection) -> usize {
-    0
-}
-async fn shim_terminated(_c: &Connection) {
-    tokio::time::sleep(Duration::from_millis(20)).await;
 }

@@ -150,7 +150,7 @@ mod tests {
                 "/memory/7",
             ]),
             Arc::new(Registry::new(Vec::new())),
-            keypair.public(),
+            keypair.public().clone(),
         );
         let [a, b] = ["/ip4/10.0.0.1/tcp/4001", "/ip4/10.0.0.2/tcp/9"].map(|t| t.parse().unwrap());
         assert_eq!(
@@ -183,7 +183,7 @@ mod tests {
     fn a_list_is_signed_once() {
         let keypair = Keypair::generate(&mut rand::rng());
         let registry = Arc::new(Registry::new(Vec::new()));
-        let local = Local::new(Vec::new(), registry, keypair.public());
+        let local = Local::new(Vec::new(), registry, keypair.public().clone());
         let list = addrs(&["/ip4/10.0.0.1/tcp/1"]);
         assert_eq!(local.record(&keypair, &list), local.record(&keypair, &list));
         for n in 0..20 {

@@ -328,3 +328,248 @@ pub fn protocols_len<'a>(protocols: impl Iterator<Item = &'a str>) -> usize {
     // Tag, a length of up to two bytes, the id.
     protocols.map(|protocol| protocol.len() + 3).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use barewire_base::Keypair;
+
+    use super::*;
+
+    fn addrs(n: usize) -> Vec<Multiaddr> {
+        (0..n)
+            .map(|n| format!("/ip4/10.0.{}.{}/tcp/4001", n / 256, n % 256))
+            .map(|text| text.parse().unwrap())
+            .collect()
+    }
+
+    fn protocols(n: usize) -> Vec<Arc<str>> {
+        (0..n).map(|n| format!("/protocol/{n}").into()).collect()
+    }
+
+    fn record(keypair: &Keypair, addrs: &[Multiaddr]) -> Bytes {
+        let record = PeerRecord {
+            peer_id: keypair.peer_id(),
+            seq: 7,
+            addrs: addrs.to_vec(),
+        };
+        record.sign(keypair).unwrap().into()
+    }
+
+    fn message(keypair: &Keypair, addrs: &[Multiaddr], protocols: &[Arc<str>]) -> Bytes {
+        let outgoing = Outgoing {
+            public_key: keypair.public(),
+            listen_addrs: addrs,
+            protocols,
+            protocol_version: "test/1",
+            agent_version: "barewire/9",
+            signed_record: Some(record(keypair, addrs)),
+        };
+        encode(&outgoing, addrs.first())
+    }
+
+    fn framed(wire: &Wire) -> Bytes {
+        let mut out = BytesMut::new();
+        encode_prefixed(&wire.encode_to_vec(), &mut out);
+        out.freeze()
+    }
+
+    /// Lengths of the messages in `bytes`.
+    fn lengths(bytes: &Bytes) -> Vec<usize> {
+        let mut decoder = LengthPrefixedDecoder::new(1 << 20);
+        decoder.push(bytes.clone());
+        std::iter::from_fn(|| decoder.next().unwrap())
+            .map(|body| body.len())
+            .collect()
+    }
+
+    fn read(bytes: Bytes, key: &PublicKey) -> Result<PeerInfo, MessageError> {
+        let mut reader = Reader::default();
+        reader.push(bytes)?;
+        reader.finish(key)
+    }
+
+    #[test]
+    fn what_is_sent_is_read_in_any_fragmentation() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let (addrs, protocols) = (addrs(3), protocols(5));
+        let bytes = message(&keypair, &addrs, &protocols);
+        assert_eq!(lengths(&bytes).len(), 1);
+        for cut in [1, 2, 7, 100, bytes.len()] {
+            let mut reader = Reader::default();
+            for piece in bytes.chunks(cut) {
+                reader.push(Bytes::copy_from_slice(piece)).unwrap();
+            }
+            let info = reader.finish(keypair.public()).unwrap();
+            assert_eq!(info.peer_id, keypair.peer_id());
+            assert_eq!(info.listen_addrs, addrs);
+            assert_eq!(info.protocols, protocols);
+            assert_eq!(info.observed_addr.as_ref(), addrs.first());
+            assert_eq!(info.record_seq, Some(7));
+            assert_eq!(info.agent_version, "barewire/9");
+            assert!(info.is_barewire());
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_split_and_trimmed_so_that_all_peers_read_it() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let protocols = protocols(100);
+        for n in [0, 10, 60, 300, 1_000] {
+            let addrs = addrs(n);
+            let bytes = message(&keypair, &addrs, &protocols);
+            let lengths = lengths(&bytes);
+            assert!(lengths.len() <= 2 && lengths.iter().all(|len| *len <= MAX_SENT));
+            assert!(bytes.len() <= MAX_TOTAL, "{n}: {lengths:?}");
+            let info = read(bytes, keypair.public()).unwrap();
+            assert_eq!(info.protocols, protocols, "{n}");
+            assert!(info.listen_addrs.iter().zip(&addrs).all(|(a, b)| a == b));
+        }
+    }
+
+    #[test]
+    fn ten_messages_are_merged_and_no_more() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let one = |n: usize| {
+            framed(&Wire {
+                protocols: vec![format!("/p/{n}")],
+                agent_version: Some(format!("agent/{n}")),
+                ..Wire::default()
+            })
+        };
+        let mut reader = Reader::default();
+        for n in 0..MAX_MESSAGES {
+            reader.push(one(n)).unwrap();
+        }
+        assert_eq!(reader.push(one(10)), Err(MessageError::TooManyMessages));
+        let mut reader = Reader::default();
+        for n in 0..MAX_MESSAGES {
+            reader.push(one(n)).unwrap();
+        }
+        let info = reader.finish(keypair.public()).unwrap();
+        assert_eq!(info.protocols.len(), MAX_MESSAGES);
+        assert_eq!(info.agent_version, "agent/9");
+    }
+
+    #[test]
+    fn floods_are_refused_before_they_are_decoded() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let key = keypair.public();
+        let many = |n: usize, field: &[u8]| {
+            let mut out = BytesMut::new();
+            encode_prefixed(&field.repeat(n), &mut out);
+            out.freeze()
+        };
+        // 10^4 protocols do not fit; those that fit are too many.
+        assert_eq!(
+            read(many(10_000, b"\x1a\x01/"), key),
+            Err(MessageError::TooLong)
+        );
+        assert_eq!(
+            read(many(129, b"\x1a\x01/"), key),
+            Err(MessageError::TooManyProtocols)
+        );
+        assert!(read(many(128, b"\x1a\x01/"), key).is_ok());
+        // Empty fields, which would decode to many times their size.
+        assert!(matches!(
+            read(many(4_000, b"\x12\x00"), key),
+            Err(MessageError::Scan(ScanError::TooManyFields(_)))
+        ));
+        // A thousand addresses keep the first 128.
+        let wire = Wire {
+            listen_addrs: addrs(1_000)
+                .iter()
+                .map(|addr| Bytes::copy_from_slice(addr.as_bytes()))
+                .take(700)
+                .collect(),
+            ..Wire::default()
+        };
+        assert_eq!(
+            read(framed(&wire), key).unwrap().listen_addrs.len(),
+            MAX_ADDRESSES
+        );
+        // A length of 4 GiB.
+        assert!(matches!(
+            read(Bytes::from_static(b"\x80\x80\x80\x80\x10"), key),
+            Err(MessageError::Framing(_))
+        ));
+    }
+
+    #[test]
+    fn an_incomplete_or_empty_stream_is_no_answer() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let bytes = message(&keypair, &addrs(1), &protocols(1));
+        for cut in [0, 1, 5, bytes.len() - 1] {
+            assert_eq!(
+                read(bytes.slice(..cut), keypair.public()),
+                Err(MessageError::Truncated),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn unusable_addresses_do_not_spoil_the_message() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let other = Keypair::generate(&mut rand::rng()).peer_id();
+        let good = addrs(1).remove(0);
+        let own = good.clone().with_peer(keypair.peer_id()).unwrap();
+        let foreign = good.clone().with_peer(other).unwrap();
+        let mut wire = Wire {
+            listen_addrs: [own.as_bytes(), foreign.as_bytes(), b"\xff\xff\xff", b""]
+                .map(Bytes::copy_from_slice)
+                .to_vec(),
+            observed_addr: Some(Bytes::from_static(b"\xfe")),
+            ..Wire::default()
+        };
+        let info = read(framed(&wire), keypair.public()).unwrap();
+        assert_eq!(info.listen_addrs, [good.clone()]);
+        assert_eq!(info.observed_addr, None);
+        // A damaged record falls back to the list, somebody else's voids it.
+        wire.signed_peer_record = Some(Bytes::from_static(b"\x0a\x00"));
+        let info = read(framed(&wire), keypair.public()).unwrap();
+        assert_eq!((info.listen_addrs.len(), info.record_seq), (1, None));
+        let somebody = Keypair::generate(&mut rand::rng());
+        wire.signed_peer_record = Some(record(&somebody, &addrs(2)));
+        let info = read(framed(&wire), keypair.public()).unwrap();
+        assert_eq!((info.listen_addrs.len(), info.record_seq), (0, None));
+    }
+
+    #[test]
+    fn a_key_of_somebody_else_is_refused() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let other = Keypair::generate(&mut rand::rng());
+        let bytes = message(&other, &addrs(1), &protocols(1));
+        assert_eq!(read(bytes, keypair.public()), Err(MessageError::WrongKey));
+    }
+
+    #[test]
+    fn a_push_keeps_what_it_does_not_say() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let bytes = message(&keypair, &addrs(2), &protocols(2));
+        let known = read(bytes, keypair.public()).unwrap();
+        let push = |wire: Wire| {
+            let mut reader = Reader::default();
+            reader.push(framed(&wire)).unwrap();
+            reader.finish_push(keypair.public(), &known).unwrap()
+        };
+        let renamed = push(Wire {
+            agent_version: Some("new/1".into()),
+            ..Wire::default()
+        });
+        assert_eq!(renamed.agent_version, "new/1");
+        assert_eq!(
+            PeerInfo {
+                agent_version: known.agent_version.clone(),
+                ..renamed
+            },
+            known
+        );
+        let fewer = push(Wire {
+            protocols: vec!["/only".into()],
+            ..Wire::default()
+        });
+        assert_eq!(fewer.protocols, ["/only".into()]);
+        assert_eq!(fewer.listen_addrs, known.listen_addrs);
+    }
+}
