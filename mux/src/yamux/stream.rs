@@ -12,9 +12,9 @@ pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     None,
-    /// It has just become ready and goes before those that send in bulk.
+    /// It has just become ready with a short message and goes before those that send in bulk.
     New,
-    /// It had a turn in this round.
+    /// It takes part in the round of those that send in bulk.
     Old,
 }
 
