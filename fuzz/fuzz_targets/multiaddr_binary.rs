@@ -45,10 +45,20 @@ fn rebuild(address: &Multiaddr) -> Multiaddr {
     }
     assert!(rest.is_empty());
     parts.reverse();
-    assert!(parts.iter().eq(address.iter().map(Protocol::into_owned).collect::<Vec<_>>().iter()));
-    parts.into_iter().fold(Multiaddr::empty(), |built, protocol| {
-        built.with(protocol).expect("a component of a valid address")
-    })
+    assert!(
+        parts.iter().eq(address
+            .iter()
+            .map(Protocol::into_owned)
+            .collect::<Vec<_>>()
+            .iter())
+    );
+    parts
+        .into_iter()
+        .fold(Multiaddr::empty(), |built, protocol| {
+            built
+                .with(protocol)
+                .expect("a component of a valid address")
+        })
 }
 
 fn compare_text(ours: &Multiaddr, theirs: &multiaddr::Multiaddr, text: &str) {
@@ -76,8 +86,21 @@ fn is_known_difference(error: &MultiaddrError) -> bool {
         | MultiaddrError::NotLast(_) => true,
         MultiaddrError::InvalidValue(name) => matches!(
             *name,
-            "dns" | "dns4" | "dns6" | "dnsaddr" | "sni" | "ip6zone" | "unix" | "onion" | "onion3"
-                | "garlic32" | "garlic64" | "http-path" | "x-parity-ws" | "x-parity-wss" | "p2p"
+            "dns"
+                | "dns4"
+                | "dns6"
+                | "dnsaddr"
+                | "sni"
+                | "ip6zone"
+                | "unix"
+                | "onion"
+                | "onion3"
+                | "garlic32"
+                | "garlic64"
+                | "http-path"
+                | "x-parity-ws"
+                | "x-parity-wss"
+                | "p2p"
         ),
         _ => false,
     }

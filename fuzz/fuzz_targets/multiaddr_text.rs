@@ -25,8 +25,16 @@ fuzz_target!(|text: &str| {
         return;
     };
     let printed = ours.to_string();
-    assert_eq!(printed.parse::<Multiaddr>().as_ref(), Ok(&ours), "{printed}");
-    assert_eq!(Multiaddr::from_bytes(ours.as_bytes()).as_ref(), Ok(&ours), "{printed}");
+    assert_eq!(
+        printed.parse::<Multiaddr>().as_ref(),
+        Ok(&ours),
+        "{printed}"
+    );
+    assert_eq!(
+        Multiaddr::from_bytes(ours.as_bytes()).as_ref(),
+        Ok(&ours),
+        "{printed}"
+    );
     let has = |wanted: fn(&Protocol<'_>) -> bool| ours.iter().any(|protocol| wanted(&protocol));
     if has(|protocol| matches!(protocol, Protocol::Unix(_))) {
         return;
@@ -34,8 +42,9 @@ fuzz_target!(|text: &str| {
     match theirs {
         Ok(theirs) => {
             // x-parity-ws with the path "/" is plain ws to them.
-            let parity =
-                has(|protocol| matches!(protocol, Protocol::XParityWs(_) | Protocol::XParityWss(_)));
+            let parity = has(|protocol| {
+                matches!(protocol, Protocol::XParityWs(_) | Protocol::XParityWss(_))
+            });
             assert!(parity || theirs.to_vec() == ours.as_bytes(), "{text}");
         }
         Err(_) => assert!(
@@ -56,9 +65,7 @@ fuzz_target!(|text: &str| {
 
 /// Whether a text that only they accept is one of the known differences.
 fn may_refuse(theirs: &multiaddr::Multiaddr, text: &str) -> bool {
-    use multiaddr::Protocol::{
-        Certhash, Garlic32, Garlic64, HttpPath, P2p, Unix, Ws, Wss,
-    };
+    use multiaddr::Protocol::{Certhash, Garlic32, Garlic64, HttpPath, P2p, Unix, Ws, Wss};
     Multiaddr::from_bytes(theirs.as_ref()).is_err()
         || text.contains('+')
         || text.contains('%')

@@ -5,26 +5,78 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use barewire_base::multistream::{Dialer, Listener, MAX_PROPOSALS, NegotiationError, check_protocol};
+use barewire_base::{
+    multistream::{Dialer, HEADER, Listener, MAX_PROPOSALS, NegotiationError, check_protocol},
+    varint,
+};
 use bytes::{Buf, BytesMut};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    proposals: Vec<String>,
-    supported: Vec<String>,
+    proposals: Vec<Id>,
+    supported: Vec<Id>,
     trailer: Vec<u8>,
     cuts: Vec<u8>,
-    raw: Vec<u8>,
+    raw: Vec<Raw>,
+}
+
+/// A protocol id: one of a few, so that both sides often share one, or any text.
+#[derive(Arbitrary, Debug)]
+enum Id {
+    Known(u8),
+    Any(String),
+}
+
+impl Id {
+    fn text(&self) -> String {
+        match self {
+            Self::Known(number) => format!("/protocol/{}", number % 8),
+            Self::Any(text) => text.clone(),
+        }
+    }
+}
+
+/// A piece of what a peer sends.
+#[derive(Arbitrary, Debug)]
+enum Raw {
+    Header,
+    NotAvailable,
+    Line(Id),
+    Bytes(Vec<u8>),
 }
 
 fuzz_target!(|input: Input| {
-    dialogue(&input);
-    against_bytes(&input);
+    let proposals: Vec<String> = input.proposals.iter().map(Id::text).collect();
+    let supported: Vec<String> = input.supported.iter().map(Id::text).collect();
+    dialogue(&input, &proposals, &supported);
+    against_bytes(&raw_bytes(&input.raw), &proposals, &supported, &input.cuts);
 });
 
+fn raw_bytes(pieces: &[Raw]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for piece in pieces {
+        match piece {
+            Raw::Header => out.extend_from_slice(HEADER),
+            Raw::NotAvailable => out.extend_from_slice(b"\x03na\n"),
+            Raw::Line(id) => {
+                let line = format!("{}\n", id.text());
+                varint::encode(line.len() as u64, &mut out);
+                out.extend_from_slice(line.as_bytes());
+            }
+            Raw::Bytes(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+    out
+}
+
 fn lookup(supported: &[String]) -> impl FnMut(&str) -> Option<Arc<str>> + '_ {
-    |proposed| supported.iter().find(|id| *id == proposed).map(|id| Arc::from(id.as_str()))
+    |proposed| {
+        supported
+            .iter()
+            .find(|id| *id == proposed)
+            .map(|id| Arc::from(id.as_str()))
+    }
 }
 
 /// Moves up to `cut` bytes from `wire` into `handle`; the rest stays on the wire.
@@ -40,15 +92,16 @@ fn feed(
     Ok(())
 }
 
-fn dialogue(input: &Input) {
-    let valid: Vec<Arc<str>> = input
-        .proposals
+fn dialogue(input: &Input, proposals: &[String], supported: &[String]) {
+    let valid: Vec<Arc<str>> = proposals
         .iter()
         .filter(|id| check_protocol(id).is_ok())
         .map(|id| Arc::from(id.as_str()))
         .collect();
-    let expected = valid.iter().position(|id| input.supported.iter().any(|own| **own == **id));
-    let mut dialer = Dialer::new(input.proposals.iter().map(|id| Arc::from(id.as_str())).collect());
+    let expected = valid
+        .iter()
+        .position(|id| supported.iter().any(|own| **own == **id));
+    let mut dialer = Dialer::new(proposals.iter().map(|id| Arc::from(id.as_str())).collect());
     let mut listener = Listener::new();
     let (mut to_listener, mut to_dialer) = (BytesMut::new(), BytesMut::new());
     let mut cuts = input.cuts.iter().map(|cut| usize::from(*cut).max(1));
@@ -63,13 +116,18 @@ fn dialogue(input: &Input) {
             trailer_sent = true;
         }
         let before = (to_listener.len(), to_dialer.len());
-        let mut lookup = lookup(&input.supported);
+        let mut lookup = lookup(supported);
         listener_result = listener_result.and_then(|()| {
-            feed(&mut to_listener, next_cut(), |piece| listener.handle_input(piece, &mut lookup))
+            feed(&mut to_listener, next_cut(), |piece| {
+                listener.handle_input(piece, &mut lookup)
+            })
         });
         let answered = listener.poll_transmit(&mut to_dialer);
-        dialer_result = dialer_result
-            .and_then(|()| feed(&mut to_dialer, next_cut(), |piece| dialer.handle_input(piece)));
+        dialer_result = dialer_result.and_then(|()| {
+            feed(&mut to_dialer, next_cut(), |piece| {
+                dialer.handle_input(piece)
+            })
+        });
         let moved = before != (to_listener.len(), to_dialer.len());
         if !sent && !answered && !moved {
             break;
@@ -101,11 +159,15 @@ fn dialogue(input: &Input) {
 }
 
 /// Whatever arrives, and however it is cut, the outcome is the same and consumption is exact.
-fn against_bytes(input: &Input) {
-    let whole_listener = run_listener(&input.raw, &input.supported, &[]);
-    assert_eq!(whole_listener, run_listener(&input.raw, &input.supported, &input.cuts));
-    let whole_dialer = run_dialer(&input.raw, &input.proposals, &[]);
-    assert_eq!(whole_dialer, run_dialer(&input.raw, &input.proposals, &input.cuts));
+fn against_bytes(raw: &[u8], proposals: &[String], supported: &[String], cuts: &[u8]) {
+    assert_eq!(
+        run_listener(raw, supported, &[]),
+        run_listener(raw, supported, cuts)
+    );
+    assert_eq!(
+        run_dialer(raw, proposals, &[]),
+        run_dialer(raw, proposals, cuts)
+    );
 }
 
 type Outcome = (Result<usize, NegotiationError>, Option<Arc<str>>);
@@ -142,7 +204,9 @@ fn run(
     let mut used = 0;
     let mut cuts = cuts.iter();
     while used < raw.len() {
-        let cut = cuts.next().map_or(usize::MAX, |cut| usize::from(*cut).max(1));
+        let cut = cuts
+            .next()
+            .map_or(usize::MAX, |cut| usize::from(*cut).max(1));
         let end = raw.len().min(used.saturating_add(cut));
         let taken = handle(&raw[used..end])?;
         assert!(taken <= end - used);

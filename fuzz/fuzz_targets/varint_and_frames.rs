@@ -14,7 +14,10 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>, u16, bool)| {
     let (bytes, cuts, max_len, eager) = input;
     check_varint(&bytes);
     check_frames(&bytes, &cuts, usize::from(max_len), eager);
-    let limits = ScanLimits { max_fields: 64, max_depth: 4 };
+    let limits = ScanLimits {
+        max_fields: 64,
+        max_depth: 4,
+    };
     let _ = proto::scan(&bytes, &limits);
 });
 
@@ -66,7 +69,9 @@ fn check_frames(bytes: &[u8], cuts: &[u8], max_len: usize, eager: bool) {
                     failure = Some(FramingError::TooLong { len, max: max_len });
                     break;
                 }
-                let Some(body) = rest[used..].get(..len as usize) else { break };
+                let Some(body) = rest[used..].get(..len as usize) else {
+                    break;
+                };
                 expected.push(body.to_vec());
                 rest = &rest[used + len as usize..];
             }
@@ -79,7 +84,10 @@ fn check_frames(bytes: &[u8], cuts: &[u8], max_len: usize, eager: bool) {
     let mut rest = bytes;
     let mut cuts = cuts.iter();
     while !rest.is_empty() && outcome.is_ok() {
-        let cut = cuts.next().map_or(rest.len(), |cut| usize::from(*cut)).min(rest.len());
+        let cut = cuts
+            .next()
+            .map_or(rest.len(), |cut| usize::from(*cut))
+            .min(rest.len());
         let (head, tail) = rest.split_at(cut);
         rest = tail;
         decoder.push(Bytes::copy_from_slice(head));
@@ -98,7 +106,10 @@ fn check_frames(bytes: &[u8], cuts: &[u8], max_len: usize, eager: bool) {
         encode_prefixed(body, &mut encoded);
     }
     assert!(bytes.starts_with(&encoded));
-    assert_eq!(decoder.buffered(), bytes.len() - encoded.len() - unread_prefix(bytes, &encoded));
+    assert_eq!(
+        decoder.buffered(),
+        bytes.len() - encoded.len() - unread_prefix(bytes, &encoded)
+    );
 }
 
 /// A prefix that was read whole is no longer buffered.
