@@ -1,1 +1,5 @@
-//! placeholder
+//! Helpers of the tests that need more than one process: foreign peers built on demand, and processes that speak
+//! JSON lines.
+
+pub mod peers;
+pub mod process;

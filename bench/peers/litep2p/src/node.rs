@@ -67,8 +67,13 @@ impl Stack for Node {
             .map(|addr| addr.parse())
             .collect::<Result<_, _>>()?;
         let names = services.protocols();
-        let (litep2p, identified, _) =
-            new_node(&options.stack, listen, names, true, Some(services))?;
+        let (litep2p, identified, _) = new_node(
+            &options.stack,
+            listen,
+            names,
+            !options.no_identify,
+            Some(services),
+        )?;
         let peer = litep2p.local_peer_id().to_string();
         let addrs = litep2p
             .listen_addresses()

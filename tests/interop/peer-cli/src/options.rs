@@ -79,6 +79,9 @@ pub struct ListenOptions {
     /// Further protocol id to echo on; may be repeated.
     #[arg(long)]
     pub echo_protocol: Vec<String>,
+    /// Neither ask who dials nor say who answers, so that a measured connection carries nothing else.
+    #[arg(long)]
+    pub no_identify: bool,
 }
 
 #[derive(Args, Clone)]

@@ -59,7 +59,12 @@ impl Stack for Node {
         options: &ListenOptions,
         services: Arc<Services>,
     ) -> Result<Listening<Self>, Failure> {
-        let mut swarm = new_swarm(&options.stack, &options.listen, true, Some(services))?;
+        let mut swarm = new_swarm(
+            &options.stack,
+            &options.listen,
+            !options.no_identify,
+            Some(services),
+        )?;
         let mut waiting = options.listen.len();
         for addr in &options.listen {
             swarm.listen_on(addr.parse()?)?;

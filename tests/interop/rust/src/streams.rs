@@ -221,12 +221,12 @@ enum Protocols {
 
 impl UpgradeInfo for Upgrade {
     type Info = StreamProtocol;
-    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+    type InfoIter = Vec<StreamProtocol>;
 
     fn protocol_info(&self) -> Self::InfoIter {
         match &self.0 {
-            Protocols::Served(all) => all.to_vec().into_iter(),
-            Protocols::One(one) => vec![one.clone()].into_iter(),
+            Protocols::Served(all) => all.to_vec(),
+            Protocols::One(one) => vec![one.clone()],
         }
     }
 }
