@@ -1,0 +1,283 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use barewire_base::Multiaddr;
+use barewire_node::MuxerKind;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// A peer-to-peer node that speaks libp2p's wire protocols.
+#[derive(Debug, Parser)]
+#[command(
+    name = "barewire",
+    version,
+    about,
+    after_help = "Examples:\n  \
+        barewire listen --listen /ip4/0.0.0.0/tcp/4001 --key node.key\n  \
+        barewire ping /ip4/127.0.0.1/tcp/4001 --count 10\n  \
+        barewire perf /ip4/127.0.0.1/tcp/4001 --upload 512MiB --download 512MiB --json\n\n\
+        Results go to stdout, logs (RUST_LOG=debug) and errors to stderr."
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make or show an identity.
+    #[command(
+        after_help = "Examples:\n  barewire id                   a new identity, not kept\n  \
+            barewire id --key node.key    the one in the file, made if there is none"
+    )]
+    Id(IdArgs),
+    /// Run a node until stdin closes or SIGTERM arrives; then finish what runs and exit.
+    #[command(
+        after_help = "Serves identify, ping, /perf/1.0.0 and /barewire/echo/1.0.0.\n\
+            In the background give it a stdin that stays open, for example:\n  \
+            sleep infinity | barewire listen --listen /ip4/0.0.0.0/tcp/4001 --json &\n\n\
+            Examples:\n  barewire listen\n  \
+            barewire listen --listen /ip4/0.0.0.0/tcp/4001 --listen /ip6/::/tcp/4001 --key node.key"
+    )]
+    Listen(ListenArgs),
+    /// Ask a node what it says about itself.
+    #[command(after_help = "Example:\n  barewire identify /ip4/127.0.0.1/tcp/4001")]
+    Identify(IdentifyArgs),
+    /// Measure round trips.
+    #[command(after_help = "Example:\n  barewire ping /ip4/127.0.0.1/tcp/4001 --count 100 --json")]
+    Ping(PingArgs),
+    /// Measure throughput with /perf/1.0.0.
+    #[command(
+        after_help = "Example:\n  barewire perf /ip4/127.0.0.1/tcp/4001 --upload 512MiB --download 1GiB"
+    )]
+    Perf(PerfArgs),
+    /// Send bytes and verify by SHA-256 that the same come back.
+    #[command(
+        after_help = "Example:\n  barewire echo /ip4/127.0.0.1/tcp/4001 --size 10MiB --protocol /my/echo/1.0.0"
+    )]
+    Echo(EchoArgs),
+    /// Load a node: handshakes, streams or held connections.
+    #[command(
+        after_help = "Examples:\n  barewire bench handshakes /ip4/127.0.0.1/tcp/4001 --count 1000 --concurrency 16\n  \
+            barewire bench streams /ip4/127.0.0.1/tcp/4001 --count 50000 --concurrency 16 --size 100\n  \
+            sleep 60 | barewire bench connections /ip4/127.0.0.1/tcp/4001 --count 1000"
+    )]
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct IdArgs {
+    /// File with the key, made with mode 0600 if it does not exist.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What security to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Security {
+    /// Noise XX.
+    Noise,
+}
+
+/// Which implementation of yamux to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Muxer {
+    /// barewire's own session.
+    Yamux,
+    /// The `yamux` crate.
+    YamuxCrate,
+}
+
+impl From<Muxer> for MuxerKind {
+    fn from(muxer: Muxer) -> Self {
+        match muxer {
+            Muxer::Yamux => Self::Yamux,
+            Muxer::YamuxCrate => Self::YamuxCrate,
+        }
+    }
+}
+
+/// Options of every command that runs a node.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct NodeArgs {
+    /// File with the key, made if it does not exist. Without it the identity is new.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Security protocol.
+    #[arg(long, value_enum, default_value = "noise")]
+    pub(crate) security: Security,
+    /// Muxer implementation.
+    #[arg(long, value_enum, default_value = "yamux")]
+    pub(crate) muxer: Muxer,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ListenArgs {
+    /// Address to listen on; may be repeated. Port 0 lets the system choose.
+    #[arg(long, value_name = "MULTIADDR", default_value = "/ip4/127.0.0.1/tcp/0")]
+    pub(crate) listen: Vec<Multiaddr>,
+    /// Further protocol id to serve the echo under; may be repeated.
+    #[arg(long, value_name = "ID")]
+    pub(crate) echo_protocol: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Options of every command that dials.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct RemoteArgs {
+    /// Address of the node; with /p2p/… at its end nobody else is accepted.
+    #[arg(value_name = "ADDR")]
+    pub(crate) addr: Multiaddr,
+    /// Seconds to wait for a connection or an answer, or for a transfer to make progress.
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct IdentifyArgs {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PingArgs {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    /// Round trips to measure.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PerfArgs {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    /// Bytes to send; KiB, MiB, GiB, kB, MB and GB are understood.
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = size)]
+    pub(crate) upload: u64,
+    /// Bytes to receive.
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = size)]
+    pub(crate) download: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EchoArgs {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    /// Bytes to send.
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = size)]
+    pub(crate) size: u64,
+    /// Protocol id of the echo.
+    #[arg(long, value_name = "ID", default_value = barewire_node::protocols::echo::PROTOCOL)]
+    pub(crate) protocol: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) what: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Fresh connections: dial, one ping, close.
+    Handshakes(LoadArgs),
+    /// Fresh streams on one connection: send, read the echo, verify.
+    Streams(StreamsArgs),
+    /// Connections of as many identities, held until stdin closes.
+    Connections(LoadArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LoadArgs {
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    /// How many in all.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// How many at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) concurrency: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StreamsArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Bytes per stream.
+    #[arg(long, value_name = "BYTES", default_value = "100", value_parser = size)]
+    pub(crate) size: u64,
+    /// Protocol id of the echo.
+    #[arg(long, value_name = "ID", default_value = barewire_node::protocols::echo::PROTOCOL)]
+    pub(crate) protocol: String,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    if seconds > 0.0 && seconds <= 86_400.0 {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("use more than 0 and at most 86400 seconds".into())
+    }
+}
+
+/// Bytes, with an optional unit.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a size; write for example 512MiB"))?;
+    let unit = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        other => {
+            return Err(format!(
+                "`{other}` is not a unit; use KiB, MiB, GiB, kB, MB or GB"
+            ));
+        }
+    };
+    number
+        .checked_mul(unit)
+        .ok_or_else(|| format!("`{text}` is more than 2^64 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512MiB"), Ok(512 << 20));
+        assert_eq!(size("7"), Ok(7));
+        assert_eq!(size("3 kB"), Ok(3_000));
+        assert!(size("").is_err());
+        assert!(size("-1").is_err());
+        assert!(size("5MiBs").is_err());
+        assert!(size("99999999999GiB").is_err());
+    }
+}

@@ -1,0 +1,204 @@
+//! `barewire bench`: handshakes, streams, held connections.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use barewire_base::Keypair;
+use barewire_node::{
+    Connection, Endpoint,
+    protocols::{echo, ping},
+};
+use bytes::Bytes;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::{
+    Failure,
+    args::{Bench, LoadArgs, RemoteArgs, StreamsArgs},
+    listen::{endpoint, endpoint_of, stdin_closed},
+    output::{self, quantile, tenth},
+    remote::connect,
+};
+
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(what: Bench) -> Result<(), Failure> {
+    match what {
+        Bench::Handshakes(args) => handshakes(&args).await,
+        Bench::Streams(args) => streams(&args).await,
+        Bench::Connections(args) => connections(&args).await,
+    }
+}
+
+/// Hands out numbers up to a count to several workers.
+#[derive(Clone)]
+struct Tickets {
+    taken: Arc<AtomicU64>,
+    count: u64,
+}
+
+impl Tickets {
+    fn new(count: u64) -> Self {
+        Self {
+            taken: Arc::default(),
+            count,
+        }
+    }
+
+    fn take(&self) -> bool {
+        self.taken.fetch_add(1, Ordering::Relaxed) < self.count
+    }
+}
+
+/// Collects the samples of all workers; the first failure ends the bench.
+async fn collect(mut workers: JoinSet<Result<Vec<f64>, Failure>>) -> Result<Vec<f64>, Failure> {
+    let mut samples = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        samples.append(&mut done??);
+    }
+    samples.sort_by(f64::total_cmp);
+    Ok(samples)
+}
+
+fn report(name: &str, args: &LoadArgs, peer: &str, seconds: f64, samples: &[f64]) {
+    let per_s = tenth(args.count as f64 / seconds);
+    let (p50, p99) = (
+        tenth(quantile(samples, 0.5)),
+        tenth(quantile(samples, 0.99)),
+    );
+    let value = json!({
+        "event": name, "peer": peer, "count": args.count, "concurrency": args.concurrency,
+        "secs": seconds, "per_s": per_s, "p50_us": p50, "p99_us": p99,
+    });
+    output::event(args.remote.node.json, &value, || {
+        println!(
+            "{} {name}, {} at a time, in {seconds:.3} s: {per_s} per s, p50 {p50} µs, p99 {p99} µs",
+            args.count, args.concurrency
+        );
+    });
+}
+
+/// Always a new connection, whatever the endpoint has.
+async fn fresh(endpoint: &Endpoint, remote: &RemoteArgs) -> Result<Connection, Failure> {
+    let transport = remote.addr.clone().without_peer();
+    let connection = connect(endpoint, &transport, remote.timeout).await?;
+    match remote.addr.peer_id() {
+        Some(expected) if expected != connection.peer_id() => Err(format!(
+            "{} answered instead of {expected}; correct the address if that is who you want",
+            connection.peer_id()
+        )
+        .into()),
+        _ => Ok(connection),
+    }
+}
+
+async fn handshakes(args: &LoadArgs) -> Result<(), Failure> {
+    let endpoint = endpoint(&args.remote.node).await?;
+    let peer = fresh(&endpoint, &args.remote).await?.peer_id().to_string();
+    let tickets = Tickets::new(args.count);
+    let begun = Instant::now();
+    let mut workers = JoinSet::new();
+    for _ in 0..args.concurrency {
+        let (endpoint, remote, tickets) = (endpoint.clone(), args.remote.clone(), tickets.clone());
+        workers.spawn(async move {
+            let mut samples = Vec::new();
+            while tickets.take() {
+                let start = Instant::now();
+                let connection = fresh(&endpoint, &remote).await?;
+                ping::ping(&connection, remote.timeout).await?;
+                connection.close(0);
+                samples.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            Ok(samples)
+        });
+    }
+    let samples = collect(workers).await?;
+    report(
+        "handshakes",
+        args,
+        &peer,
+        begun.elapsed().as_secs_f64(),
+        &samples,
+    );
+    endpoint.shutdown(GOODBYE).await;
+    Ok(())
+}
+
+async fn streams(args: &StreamsArgs) -> Result<(), Failure> {
+    let load = &args.load;
+    let endpoint = endpoint(&load.remote.node).await?;
+    let connection = connect(&endpoint, &load.remote.addr, load.remote.timeout).await?;
+    let tickets = Tickets::new(load.count);
+    let size = usize::try_from(args.size)?;
+    let payload: Bytes = (0..size).map(|i| (i * 31 + i / 251) as u8).collect();
+    let begun = Instant::now();
+    let mut workers = JoinSet::new();
+    for _ in 0..load.concurrency {
+        let (connection, tickets) = (connection.clone(), tickets.clone());
+        let (payload, protocol) = (payload.clone(), args.protocol.clone());
+        workers.spawn(async move {
+            let mut samples = Vec::new();
+            while tickets.take() {
+                let start = Instant::now();
+                echo::round_trip(&connection, &protocol, payload.clone()).await?;
+                samples.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            Ok(samples)
+        });
+    }
+    let samples = collect(workers).await?;
+    let peer = connection.peer_id().to_string();
+    report(
+        "streams",
+        load,
+        &peer,
+        begun.elapsed().as_secs_f64(),
+        &samples,
+    );
+    endpoint.shutdown(GOODBYE).await;
+    Ok(())
+}
+
+async fn connections(args: &LoadArgs) -> Result<(), Failure> {
+    let tickets = Tickets::new(args.count);
+    let mut workers = JoinSet::new();
+    for _ in 0..args.concurrency {
+        let (remote, tickets) = (args.remote.clone(), tickets.clone());
+        workers.spawn(async move {
+            let mut held = Vec::new();
+            while tickets.take() {
+                let keypair = Keypair::generate(&mut rand::rng());
+                let endpoint = endpoint_of(keypair, &remote.node).await?;
+                let connection = connect(&endpoint, &remote.addr, remote.timeout).await?;
+                ping::ping(&connection, remote.timeout).await?;
+                held.push((endpoint, connection));
+            }
+            Ok::<_, Failure>(held)
+        });
+    }
+    let mut held = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        held.append(&mut done??);
+    }
+    let value = json!({"event": "held", "count": held.len()});
+    output::event(args.remote.node.json, &value, || {
+        println!("{} connections held; close stdin to let go", held.len());
+    });
+    stdin_closed().await;
+    if let Some(lost) = held
+        .iter()
+        .find_map(|(_, connection)| connection.close_reason())
+    {
+        return Err(format!("a held connection was lost: {lost}").into());
+    }
+    for (endpoint, _) in &held {
+        endpoint.shutdown(GOODBYE).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `barewire id` and `barewire listen`.
+
+use std::time::Duration;
+
+use barewire_base::Keypair;
+use barewire_node::{
+    Config, Endpoint, Router, keyfile,
+    protocols::{echo, perf},
+};
+use serde_json::json;
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    Failure,
+    args::{IdArgs, ListenArgs, NodeArgs, Security},
+    output,
+};
+
+/// How long running transfers may take after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Makes or shows an identity.
+pub(crate) fn id(args: &IdArgs) -> Result<(), Failure> {
+    let (keypair, created) = match &args.key {
+        Some(path) => keyfile::load_or_create(path)?,
+        None => (Keypair::generate(&mut rand::rng()), true),
+    };
+    let peer = keypair.peer_id();
+    let file = args.key.as_ref().map(|path| path.display().to_string());
+    let value = json!({
+        "event": "id", "peer": peer.to_string(), "cid": peer.to_cid_string(), "key": file,
+        "created": created,
+    });
+    output::event(args.json, &value, || {
+        println!("peer id  {peer}");
+        println!("as CID   {}", peer.to_cid_string());
+        match (&file, created) {
+            (Some(file), true) => println!("key      {file} (new)"),
+            (Some(file), false) => println!("key      {file}"),
+            (None, _) => println!("key      not kept; --key FILE keeps one"),
+        }
+    });
+    Ok(())
+}
+
+/// The endpoint that the common options describe.
+pub(crate) async fn endpoint(args: &NodeArgs) -> Result<Endpoint, Failure> {
+    let keypair = match &args.key {
+        Some(path) => keyfile::load_or_create(path)?.0,
+        None => Keypair::generate(&mut rand::rng()),
+    };
+    endpoint_of(keypair, args).await
+}
+
+/// The same for a given identity.
+pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<Endpoint, Failure> {
+    // The only security so far; a new one has to say here what it configures.
+    let Security::Noise = args.security;
+    let mut config = Config::default();
+    config.muxer = args.muxer.into();
+    Ok(Endpoint::builder(keypair).config(config).bind().await?)
+}
+
+/// Serves until told to stop.
+pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
+    let endpoint = endpoint(&args.node).await?;
+    let peer = endpoint.peer_id();
+    let mut router = Router::builder(endpoint.clone())
+        .accept(perf::PROTOCOL, perf::Perf)
+        .accept(echo::PROTOCOL, echo::Echo);
+    for protocol in &args.echo_protocol {
+        router = router.accept(protocol.as_str(), echo::Echo);
+    }
+    let router = router.spawn()?;
+    for addr in args.listen {
+        let addr = endpoint.listen(addr).await?;
+        let addr = match addr.peer_id() {
+            Some(_) => addr,
+            None => addr.with_peer(peer)?,
+        };
+        let value =
+            json!({"event": "listening", "peer": peer.to_string(), "addr": addr.to_string()});
+        output::event(args.node.json, &value, || println!("listening on {addr}"));
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = stdin_closed() => {}
+        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => result?,
+    }
+    // A second signal ends the wait.
+    let report = tokio::select! {
+        report = router.shutdown(DRAIN) => report,
+        _ = terminate.recv() => return Err("stopped before running transfers ended".into()),
+    };
+    if report.is_clean() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} connections and {} handlers were cut off after {} s, with {} bytes unsent",
+        report.connections_cut,
+        report.handlers_cut,
+        DRAIN.as_secs(),
+        report.bytes_cut
+    )
+    .into())
+}
+
+/// Waits until stdin is closed; what is typed is ignored.
+pub(crate) async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    let mut scratch = [0; 256];
+    while stdin.read(&mut scratch).await.is_ok_and(|n| n > 0) {}
+}
