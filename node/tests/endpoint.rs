@@ -11,8 +11,8 @@ mod common;
 use std::time::Duration;
 
 use barewire_node::{
-    Config, DialError, Event, EventItem, Fault, ListenError, Multiaddr, OpenStreamError, Role,
-    Router, Stream, StreamError, TransportError,
+    Config, DialError, Endpoint, Event, EventItem, Fault, Keypair, ListenError, Multiaddr,
+    OpenStreamError, Role, Router, Stream, StreamError, TransportError,
     protocols::{
         echo::{self, EchoError},
         identify, perf, ping,
@@ -377,4 +377,71 @@ async fn identify_is_not_asked_when_it_is_off() {
     assert!(client.peer_info(&server).is_none());
     client.identify(&connection).await.unwrap();
     assert!(client.peer_info(&server).is_some());
+}
+
+/// A full push of a node that changes its agent version.
+fn push_of(keypair: &Keypair, agent_version: &str) -> Bytes {
+    let outgoing = identify::Outgoing {
+        public_key: keypair.public(),
+        listen_addrs: &[],
+        protocols: &["/pushed/1".into()],
+        protocol_version: "test/1",
+        agent_version,
+        signed_record: None,
+    };
+    identify::encode(&outgoing, None)
+}
+
+#[tokio::test]
+async fn a_push_flood_is_refused_after_the_first() {
+    let (router, addr) = node().await;
+    let keypair = keypair();
+    let mut config = quick();
+    config.identify.delay = None;
+    let client = Endpoint::builder(keypair.clone())
+        .config(config)
+        .bind()
+        .await
+        .unwrap();
+    let connection = client.connect(addr).await.unwrap();
+    let (mut taken, mut refused) = (0, 0);
+    for n in 0..100 {
+        let mut stream = connection
+            .open_stream(identify::PUSH_PROTOCOL)
+            .await
+            .unwrap();
+        stream
+            .write_last(push_of(&keypair, &format!("flood/{n}")))
+            .await
+            .unwrap();
+        match soon("an answer", stream.read_chunk(1)).await {
+            Ok(None) => taken += 1,
+            Err(StreamError::Reset(0x1003)) => refused += 1,
+            other => panic!("push {n}: {other:?}"),
+        }
+    }
+    println!("of 100 pushes at once {taken} taken, {refused} refused as too many");
+    assert_eq!((taken, refused), (1, 99));
+    let info = router.endpoint().peer_info(&client.peer_id()).unwrap();
+    assert_eq!(info.agent_version, "flood/0");
+}
+
+#[tokio::test]
+async fn a_push_with_another_key_changes_nothing() {
+    let (router, addr) = node().await;
+    let (client, connection) = client_of(&addr).await;
+    let peer = client.peer_id();
+    eventually("identify", || router.endpoint().peer_info(&peer).is_some()).await;
+    let before = router.endpoint().peer_info(&peer);
+    let mut stream = connection
+        .open_stream(identify::PUSH_PROTOCOL)
+        .await
+        .unwrap();
+    stream
+        .write_last(push_of(&keypair(), "impostor/1"))
+        .await
+        .unwrap();
+    let _ = soon("the end", stream.read_chunk(1)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(router.endpoint().peer_info(&peer), before);
 }
