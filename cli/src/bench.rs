@@ -2,15 +2,15 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use barewire_base::Keypair;
+use barewire_base::{Keypair, PeerId};
 use barewire_node::{
-    Connection, Endpoint,
+    Endpoint,
     protocols::{echo, ping},
 };
 use bytes::Bytes;
@@ -19,10 +19,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     Failure,
-    args::{Bench, LoadArgs, RemoteArgs, StreamsArgs},
+    args::{Bench, LoadArgs, StreamsArgs},
     listen::{endpoint, endpoint_of, stdin_closed},
     output::{self, quantile, tenth},
-    remote::connect,
+    remote::{connect, in_time},
 };
 
 /// How long saying goodbye may take.
@@ -66,51 +66,46 @@ async fn collect(mut workers: JoinSet<Result<Vec<f64>, Failure>>) -> Result<Vec<
     Ok(samples)
 }
 
-fn report(name: &str, args: &LoadArgs, peer: &str, seconds: f64, samples: &[f64]) {
+fn report(name: &str, args: &LoadArgs, peer: Option<PeerId>, seconds: f64, samples: &[f64]) {
     let per_s = tenth(args.count as f64 / seconds);
     let (p50, p99) = (
         tenth(quantile(samples, 0.5)),
         tenth(quantile(samples, 0.99)),
     );
+    let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
     let value = json!({
         "event": name, "peer": peer, "count": args.count, "concurrency": args.concurrency,
         "secs": seconds, "per_s": per_s, "p50_us": p50, "p99_us": p99,
     });
     output::event(args.remote.node.json, &value, || {
-        println!(
-            "{} {name}, {} at a time, in {seconds:.3} s: {per_s} per s, p50 {p50} µs, p99 {p99} µs",
+        format!(
+            "{} {name} with {peer}, {} at a time, in {seconds:.3} s: {per_s} per s, \
+             p50 {p50} µs, p99 {p99} µs",
             args.count, args.concurrency
-        );
+        )
     });
 }
 
-/// Always a new connection, whatever the endpoint has.
-async fn fresh(endpoint: &Endpoint, remote: &RemoteArgs) -> Result<Connection, Failure> {
-    let transport = remote.addr.clone().without_peer();
-    let connection = connect(endpoint, &transport, remote.timeout).await?;
-    match remote.addr.peer_id() {
-        Some(expected) if expected != connection.peer_id() => Err(format!(
-            "{} answered instead of {expected}; correct the address if that is who you want",
-            connection.peer_id()
-        )
-        .into()),
-        _ => Ok(connection),
-    }
-}
-
 async fn handshakes(args: &LoadArgs) -> Result<(), Failure> {
-    let endpoint = endpoint(&args.remote.node).await?;
-    let peer = fresh(&endpoint, &args.remote).await?.peer_id().to_string();
     let tickets = Tickets::new(args.count);
+    let mut endpoints = Vec::new();
+    // An identity for each worker: some nodes take only a few connections of one peer.
+    for _ in 0..args.concurrency {
+        endpoints.push(endpoint(&args.remote.node).await?);
+    }
+    let answered = Arc::new(OnceLock::new());
     let begun = Instant::now();
     let mut workers = JoinSet::new();
-    for _ in 0..args.concurrency {
+    for endpoint in &endpoints {
         let (endpoint, remote, tickets) = (endpoint.clone(), args.remote.clone(), tickets.clone());
+        let answered = Arc::clone(&answered);
         workers.spawn(async move {
             let mut samples = Vec::new();
             while tickets.take() {
                 let start = Instant::now();
-                let connection = fresh(&endpoint, &remote).await?;
+                let dialling = endpoint.dial(remote.addr.clone());
+                let connection = in_time(&remote, dialling).await?;
+                answered.get_or_init(|| connection.peer_id());
                 ping::ping(&connection, remote.timeout).await?;
                 connection.close(0);
                 samples.push(start.elapsed().as_secs_f64() * 1e6);
@@ -119,21 +114,36 @@ async fn handshakes(args: &LoadArgs) -> Result<(), Failure> {
         });
     }
     let samples = collect(workers).await?;
+    let seconds = begun.elapsed().as_secs_f64();
     report(
         "handshakes",
         args,
-        &peer,
-        begun.elapsed().as_secs_f64(),
+        answered.get().copied(),
+        seconds,
         &samples,
     );
-    endpoint.shutdown(GOODBYE).await;
+    goodbye(endpoints).await;
     Ok(())
+}
+
+/// Says goodbye with many endpoints at once.
+async fn goodbye(endpoints: Vec<Endpoint>) {
+    let mut ends: JoinSet<_> = endpoints
+        .into_iter()
+        .map(|endpoint| async move { endpoint.shutdown(GOODBYE).await })
+        .collect();
+    while ends.join_next().await.is_some() {}
 }
 
 async fn streams(args: &StreamsArgs) -> Result<(), Failure> {
     let load = &args.load;
     let endpoint = endpoint(&load.remote.node).await?;
-    let connection = connect(&endpoint, &load.remote.addr, load.remote.timeout).await?;
+    let connection = connect(&endpoint, &load.remote).await?;
+    // Once for all: the streams below send with their proposal and would only be reset.
+    connection
+        .open_stream_negotiated(&[&args.protocol])
+        .await?
+        .finish()?;
     let tickets = Tickets::new(load.count);
     let size = usize::try_from(args.size)?;
     let payload: Bytes = (0..size).map(|i| (i * 31 + i / 251) as u8).collect();
@@ -153,12 +163,12 @@ async fn streams(args: &StreamsArgs) -> Result<(), Failure> {
         });
     }
     let samples = collect(workers).await?;
-    let peer = connection.peer_id().to_string();
+    let seconds = begun.elapsed().as_secs_f64();
     report(
         "streams",
         load,
-        &peer,
-        begun.elapsed().as_secs_f64(),
+        Some(connection.peer_id()),
+        seconds,
         &samples,
     );
     endpoint.shutdown(GOODBYE).await;
@@ -175,7 +185,7 @@ async fn connections(args: &LoadArgs) -> Result<(), Failure> {
             while tickets.take() {
                 let keypair = Keypair::generate(&mut rand::rng());
                 let endpoint = endpoint_of(keypair, &remote.node).await?;
-                let connection = connect(&endpoint, &remote.addr, remote.timeout).await?;
+                let connection = connect(&endpoint, &remote).await?;
                 ping::ping(&connection, remote.timeout).await?;
                 held.push((endpoint, connection));
             }
@@ -188,7 +198,7 @@ async fn connections(args: &LoadArgs) -> Result<(), Failure> {
     }
     let value = json!({"event": "held", "count": held.len()});
     output::event(args.remote.node.json, &value, || {
-        println!("{} connections held; close stdin to let go", held.len());
+        format!("{} connections held; close stdin to let go", held.len())
     });
     stdin_closed().await;
     if let Some(lost) = held
@@ -197,8 +207,6 @@ async fn connections(args: &LoadArgs) -> Result<(), Failure> {
     {
         return Err(format!("a held connection was lost: {lost}").into());
     }
-    for (endpoint, _) in &held {
-        endpoint.shutdown(GOODBYE).await;
-    }
+    goodbye(held.into_iter().map(|(endpoint, _)| endpoint).collect()).await;
     Ok(())
 }

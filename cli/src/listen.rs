@@ -22,6 +22,8 @@ use crate::{
 /// How long running transfers may take after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
 
+const STOPPED: &str = "stopped by a second signal before running transfers ended";
+
 /// Makes or shows an identity.
 pub(crate) fn id(args: &IdArgs) -> Result<(), Failure> {
     let (keypair, created) = match &args.key {
@@ -35,13 +37,15 @@ pub(crate) fn id(args: &IdArgs) -> Result<(), Failure> {
         "created": created,
     });
     output::event(args.json, &value, || {
-        println!("peer id  {peer}");
-        println!("as CID   {}", peer.to_cid_string());
-        match (&file, created) {
-            (Some(file), true) => println!("key      {file} (new)"),
-            (Some(file), false) => println!("key      {file}"),
-            (None, _) => println!("key      not kept; --key FILE keeps one"),
-        }
+        let key = match (&file, created) {
+            (Some(file), true) => format!("{file} (new)"),
+            (Some(file), false) => file.clone(),
+            (None, _) => "not kept; --key FILE keeps one".into(),
+        };
+        format!(
+            "peer id  {peer}\nas CID   {}\nkey      {key}",
+            peer.to_cid_string()
+        )
     });
     Ok(())
 }
@@ -66,6 +70,9 @@ pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<End
 
 /// Serves until told to stop.
 pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
+    // Before anybody can know that this node is there to be stopped.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let endpoint = endpoint(&args.node).await?;
     let peer = endpoint.peer_id();
     let mut router = Router::builder(endpoint.clone())
@@ -83,28 +90,28 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         };
         let value =
             json!({"event": "listening", "peer": peer.to_string(), "addr": addr.to_string()});
-        output::event(args.node.json, &value, || println!("listening on {addr}"));
+        output::event(args.node.json, &value, || format!("listening on {addr}"));
     }
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         () = stdin_closed() => {}
         _ = terminate.recv() => {}
-        result = tokio::signal::ctrl_c() => result?,
+        _ = interrupt.recv() => {}
     }
     // A second signal ends the wait.
     let report = tokio::select! {
         report = router.shutdown(DRAIN) => report,
-        _ = terminate.recv() => return Err("stopped before running transfers ended".into()),
+        _ = terminate.recv() => return Err(STOPPED.into()),
+        _ = interrupt.recv() => return Err(STOPPED.into()),
     };
     if report.is_clean() {
         return Ok(());
     }
     Err(format!(
-        "{} connections and {} handlers were cut off after {} s, with {} bytes unsent",
+        "{} connections with {} running handlers and {} unsent bytes were cut off after {} s",
         report.connections_cut,
         report.handlers_cut,
-        DRAIN.as_secs(),
-        report.bytes_cut
+        report.bytes_cut,
+        DRAIN.as_secs()
     )
     .into())
 }

@@ -6,7 +6,7 @@ mod listen;
 mod output;
 mod remote;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use args::{Args, Command};
 use clap::Parser;
@@ -27,12 +27,21 @@ impl<T: std::fmt::Display> From<T> for Failure {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() => {
+            eprintln!("barewire: {}", usage_sentence(&error.to_string()));
+            return ExitCode::from(2);
+        }
+        // Help and version.
+        Err(error) => error.exit(),
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     // One thread: a connection task and the streams it serves hand over to each other without
     // crossing processors, which measured faster for every command.
@@ -40,7 +49,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(args.command)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(args.command));
+            // A thread that still waits for stdin must not hold up the end.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(Failure(format!("the runtime could not start: {error}"))),
     };
     match outcome {
@@ -50,6 +64,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Clap's message as one sentence: its first paragraph, and where to read on.
+fn usage_sentence(message: &str) -> String {
+    let paragraph: Vec<_> = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let sentence = paragraph.join(" ");
+    let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+    format!("{sentence}; barewire --help shows the commands, barewire COMMAND --help their options")
 }
 
 async fn run(command: Command) -> Result<(), Failure> {

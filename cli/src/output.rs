@@ -1,14 +1,20 @@
 //! What goes to stdout: JSON lines for machines, text for people.
 
+use std::io::Write;
+
 use serde_json::Value;
 
-/// Prints one event, as JSON or by `human`.
-pub(crate) fn event(json: bool, value: &Value, human: impl FnOnce()) {
-    if json {
-        println!("{value}");
-    } else {
-        human();
-    }
+/// Prints one event, as a JSON line or as the text that `human` makes.
+///
+/// Whoever reads stdout may stop reading (`| head -1`); then the rest is for nobody.
+pub(crate) fn event(json: bool, value: &Value, human: impl FnOnce() -> String) {
+    let line = if json { value.to_string() } else { human() };
+    say(&line);
+}
+
+/// Prints a line for people.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Text from a remote without control characters, which could drive the terminal.

@@ -8,9 +8,8 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use barewire_base::Multiaddr;
 use barewire_node::{
-    Connection, Endpoint, StreamError,
+    Connection, DialError, Endpoint, StreamError,
     protocols::{
         perf::{self, Progress},
         ping::Pinger,
@@ -25,7 +24,7 @@ use crate::{
     Failure,
     args::{EchoArgs, PerfArgs, PingArgs, RemoteArgs},
     listen::endpoint,
-    output::{self, mib_per_s, printable, quantile, tenth},
+    output::{self, mib_per_s, printable, quantile, say, tenth},
 };
 
 /// How long saying goodbye may take.
@@ -33,27 +32,34 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes of an echo that are made, hashed and sent at once.
 const ECHO_CHUNK: usize = 256 * 1024;
 
-/// Connects, and says who answered when the address does not.
+/// Connects, or uses the connection that is there.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
-    addr: &Multiaddr,
-    timeout: Duration,
+    remote: &RemoteArgs,
 ) -> Result<Connection, Failure> {
-    tokio::time::timeout(timeout, endpoint.connect(addr.clone()))
-        .await
-        .map_err(|_| {
-            format!(
-                "{addr}: no connection within {timeout:?}; check the address or raise --timeout"
-            )
-        })?
-        .map_err(Failure::from)
+    in_time(remote, endpoint.connect(remote.addr.clone())).await
+}
+
+/// Waits for a connection as long as the command line says.
+pub(crate) async fn in_time(
+    remote: &RemoteArgs,
+    connecting: impl Future<Output = Result<Connection, DialError>>,
+) -> Result<Connection, Failure> {
+    match tokio::time::timeout(remote.timeout, connecting).await {
+        Ok(connected) => Ok(connected?),
+        Err(_) => Err(format!(
+            "{}: no connection within {:?}; check the address or raise --timeout",
+            remote.addr, remote.timeout
+        )
+        .into()),
+    }
 }
 
 async fn dial(remote: &RemoteArgs) -> Result<(Endpoint, Connection), Failure> {
     let endpoint = endpoint(&remote.node).await?;
-    let connection = connect(&endpoint, &remote.addr, remote.timeout).await?;
+    let connection = connect(&endpoint, remote).await?;
     if remote.addr.peer_id().is_none() && !remote.node.json {
-        println!("{} is {}", remote.addr, connection.peer_id());
+        say(&format!("{} is {}", remote.addr, connection.peer_id()));
     }
     Ok((endpoint, connection))
 }
@@ -81,37 +87,43 @@ pub(crate) async fn identify(remote: &RemoteArgs) -> Result<(), Failure> {
         "early_muxer": connected.early_muxer,
     });
     output::event(remote.node.json, &value, || {
-        println!("peer id        {}", info.peer_id);
-        println!("agent          {}", printable(&info.agent_version));
-        println!("version        {}", printable(&info.protocol_version));
-        println!(
-            "connection     {} then {}, muxer chosen {}",
-            connected.security,
-            connected.muxer,
-            if connected.early_muxer {
-                "in the handshake"
-            } else {
-                "by multistream-select"
-            }
+        let muxer_chosen = if connected.early_muxer {
+            "in the handshake"
+        } else {
+            "by multistream-select"
+        };
+        let mut lines = vec![
+            format!("peer id        {}", info.peer_id),
+            format!("agent          {}", printable(&info.agent_version)),
+            format!("version        {}", printable(&info.protocol_version)),
+            format!(
+                "connection     {} then {}, muxer chosen {muxer_chosen}",
+                connected.security, connected.muxer
+            ),
+            format!(
+                "sees us at     {}",
+                observed.as_deref().unwrap_or("not told")
+            ),
+            format!(
+                "signed record  {}",
+                if info.record_seq.is_some() {
+                    "valid"
+                } else {
+                    "none"
+                }
+            ),
+        ];
+        lines.extend(
+            addrs
+                .iter()
+                .map(|addr| format!("listens on     {}", printable(addr))),
         );
-        println!(
-            "sees us at     {}",
-            observed.as_deref().unwrap_or("not told")
+        lines.extend(
+            info.protocols
+                .iter()
+                .map(|protocol| format!("speaks         {}", printable(protocol))),
         );
-        println!(
-            "signed record  {}",
-            if info.record_seq.is_some() {
-                "valid"
-            } else {
-                "none"
-            }
-        );
-        for addr in &addrs {
-            println!("listens on     {addr}");
-        }
-        for protocol in &info.protocols {
-            println!("speaks         {}", printable(protocol));
-        }
+        lines.join("\n")
     });
     endpoint.shutdown(GOODBYE).await;
     Ok(())
@@ -138,10 +150,10 @@ pub(crate) async fn ping(args: &PingArgs) -> Result<(), Failure> {
         "min_us": min, "p50_us": p50, "p99_us": p99,
     });
     output::event(args.remote.node.json, &value, || {
-        println!(
+        format!(
             "{} round trips: min {min} µs, p50 {p50} µs, p99 {p99} µs",
             args.count
-        );
+        )
     });
     endpoint.shutdown(GOODBYE).await;
     Ok(())
@@ -169,15 +181,15 @@ pub(crate) async fn perf(args: &PerfArgs) -> Result<(), Failure> {
         "download_bytes": download, "download_s": download_s,
     });
     output::event(args.remote.node.json, &value, || {
-        for (name, bytes, seconds) in [
-            ("upload", upload, upload_s),
-            ("download", download, download_s),
-        ] {
-            println!(
-                "{name:<9} {bytes} bytes in {seconds:.3} s, {:.0} MiB/s",
-                mib_per_s(bytes, seconds)
-            );
-        }
+        let line = |name, bytes, seconds| {
+            let rate = mib_per_s(bytes, seconds);
+            format!("{name:<9} {bytes} bytes in {seconds:.3} s, {rate:.0} MiB/s")
+        };
+        [
+            line("upload", upload, upload_s),
+            line("download", download, download_s),
+        ]
+        .join("\n")
     });
     endpoint.shutdown(GOODBYE).await;
     Ok(())
@@ -203,11 +215,11 @@ pub(crate) async fn echo(args: &EchoArgs) -> Result<(), Failure> {
         "secs": seconds, "sha256": sent,
     });
     output::event(args.remote.node.json, &value, || {
-        println!(
+        format!(
             "{} bytes came back unchanged in {seconds:.3} s, {:.0} MiB/s each way, sha256 {sent}",
             args.size,
             mib_per_s(args.size, seconds)
-        );
+        )
     });
     endpoint.shutdown(GOODBYE).await;
     Ok(())
@@ -220,7 +232,10 @@ async fn exchange(
     size: u64,
     watch: &Watch,
 ) -> Result<(String, String), Failure> {
-    let (mut read, mut write) = connection.open_stream(protocol).await?.split();
+    let mut stream = connection.open_stream(protocol).await?;
+    // A node that does not speak the protocol says so before it is sent the bytes.
+    stream.negotiate().await?;
+    let (mut read, mut write) = stream.split();
     let send = async {
         let mut rng = SmallRng::from_rng(&mut rand::rng());
         let mut hash = digest::Context::new(&digest::SHA256);

@@ -88,11 +88,12 @@ pub fn load(path: &Path) -> Result<Keypair, KeyFileError> {
             path: path.to_owned(),
         });
     }
-    warn_if_exposed(path);
-    Keypair::from_protobuf(&bytes).map_err(|error| KeyFileError::Corrupt {
+    let keypair = Keypair::from_protobuf(&bytes).map_err(|error| KeyFileError::Corrupt {
         path: path.to_owned(),
         reason: error.to_string(),
-    })
+    })?;
+    warn_if_exposed(path);
+    Ok(keypair)
 }
 
 /// Reads the keypair in `path`, or makes a new one there (mode 0600) when the file does not exist.

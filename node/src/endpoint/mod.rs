@@ -196,6 +196,15 @@ impl Endpoint {
     ///
     /// Cancel-safe: a dropped call closes the socket.
     pub async fn connect(&self, addr: Multiaddr) -> Result<Connection, DialError> {
+        let open = addr.peer_id().and_then(|peer| self.connection(&peer));
+        match open {
+            Some(open) if !self.shared().stop.is_cancelled() => Ok(open),
+            _ => self.dial(addr).await,
+        }
+    }
+
+    /// As [`connect`](Self::connect), but always a new connection, beside those that are open.
+    pub async fn dial(&self, addr: Multiaddr) -> Result<Connection, DialError> {
         let shared = self.shared();
         if shared.stop.is_cancelled() {
             return Err(DialError::ShuttingDown);
@@ -203,9 +212,6 @@ impl Endpoint {
         let expected = addr.peer_id();
         if expected == Some(shared.peer_id) {
             return Err(DialError::OwnAddress(addr));
-        }
-        if let Some(open) = expected.and_then(|peer| self.connection(&peer)) {
-            return Ok(open);
         }
         let dialled = async {
             let raw = dial(&addr, &shared.config.tcp)

@@ -143,6 +143,8 @@ pub async fn measure(
     mut progress: impl FnMut(Progress),
 ) -> Result<PerfReport, PerfError> {
     let mut stream = connection.open_stream(PROTOCOL).await?;
+    // Known before the clock starts, and before anything is sent to a peer that does not speak it.
+    stream.negotiate().await?;
     let start = Instant::now();
     stream
         .write_chunk(Bytes::copy_from_slice(&download.to_be_bytes()))
