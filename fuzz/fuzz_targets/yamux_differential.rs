@@ -6,7 +6,8 @@
 //!   one of SYN and ACK, and stream frames with id 0 end our session; the crate ignores them;
 //! - a stream id that was used before ends our session; the crate accepts it again;
 //! - a pong that nobody asked for is ignored by us, and ends the crate's connection;
-//! - data after a FIN is dropped by us, and delivered by the crate.
+//! - data after a FIN is dropped by us, and delivered by the crate;
+//! - a reset after our own end is a reset to us, and looks like an end through the crate.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ struct Told {
     /// Credit it has granted.
     credit: u64,
     acked: bool,
+    /// Our own side was finished.
+    done: bool,
 }
 
 struct Backend<M> {
@@ -118,9 +121,10 @@ impl<M: StreamMuxer> Backend<M> {
 
     fn finish(&mut self, id: u32) {
         if let Ok(stream) = StreamId::try_from(id)
-            && self.told.contains_key(&id)
+            && let Some(told) = self.told.get_mut(&id)
         {
             let _ = self.muxer.finish(stream);
+            told.done = true;
         }
     }
 
@@ -142,6 +146,10 @@ fuzz_target!(|input: Vec<Sent>| {
         let len = frame.len.get();
         if kind == PING && flags & ACK != 0 {
             // An unsolicited pong, see above.
+            continue;
+        }
+        if ours.told.get(&id).is_some_and(|told| told.done && told.reset) {
+            // The crate does not count it as reset, see above.
             continue;
         }
         let mut bytes = header(kind, flags, id, len).to_vec();
@@ -196,6 +204,9 @@ fuzz_target!(|input: Vec<Sent>| {
             if ended(told) || ended(other) {
                 // After the end the crate goes on to deliver and to grant.
                 other.credit = told.credit;
+            }
+            if told.done && ended(told) && ended(other) {
+                (other.finished, other.reset) = (told.finished, told.reset);
             }
             // When the acknowledgement goes is up to each.
             other.acked = told.acked;

@@ -382,7 +382,7 @@ impl World {
             for at in [0, 1] {
                 let put = self.sides[at].put;
                 self.transmit(at, usize::MAX);
-                quiet &= put == self.sides[at].put;
+                quiet &= put == self.sides[at].put && self.sides[at].wire.is_empty();
                 self.deliver(1 - at, usize::MAX);
                 self.events(1 - at);
                 for id in self.sides[1 - at].handles.clone() {

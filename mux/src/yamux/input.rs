@@ -18,6 +18,9 @@ const GO_AWAY_RATE_LIMITED: u32 = 0x1002;
 /// Pongs that wait to be sent; more pings than that are not answered, as in go-yamux.
 const MAX_PONGS: usize = 32;
 
+/// Pings that found the pongs' queue full before the peer counts as flooding. Implementations send one each 10 to 30 s.
+const MAX_UNANSWERED_PINGS: u32 = 1_000;
+
 /// Resets that wait to be sent. More than one input can cause them, and an input of 64 KiB has up to 5,461 frames.
 const MAX_RESETS: usize = 16 << 10;
 
@@ -121,10 +124,7 @@ impl Session {
         match header.kind {
             Kind::Data => self.on_data(now, header),
             Kind::WindowUpdate => self.on_window_update(now, header),
-            Kind::Ping => {
-                self.on_ping(now, header);
-                Ok(())
-            }
+            Kind::Ping => self.on_ping(now, header),
             Kind::GoAway => {
                 self.end(Ended::Peer, None);
                 self.go_away_event = Some(header.len);
@@ -133,14 +133,20 @@ impl Session {
         }
     }
 
-    fn on_ping(&mut self, now: Instant, header: Header) {
+    fn on_ping(&mut self, now: Instant, header: Header) -> Result<(), MuxError> {
         if header.has(SYN) {
             if self.pongs.len() < MAX_PONGS {
                 self.pongs.push_back(header.len);
+            } else {
+                self.unanswered_pings += 1;
+                if self.unanswered_pings > MAX_UNANSWERED_PINGS {
+                    return Err(self.fail(MuxError::ReplyFlood, Some(GO_AWAY_RATE_LIMITED)));
+                }
             }
         } else if let Some(rtt) = self.timers.pong(now, header.len) {
             self.pong_event = Some(rtt);
         }
+        Ok(())
     }
 
     fn on_data(&mut self, now: Instant, header: Header) -> Result<(), MuxError> {

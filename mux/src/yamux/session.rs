@@ -54,6 +54,8 @@ pub struct Session {
     pub(super) want_open: bool,
 
     pub(super) pongs: VecDeque<u32>,
+    /// Pings that were dropped because too many wait for their pong.
+    pub(super) unanswered_pings: u32,
     pub(super) resets: VecDeque<(u32, u32)>,
     pub(super) control: VecDeque<Key>,
     pub(super) schedule: Schedule,
@@ -114,6 +116,7 @@ impl Session {
             unacked: 0,
             want_open: false,
             pongs: VecDeque::new(),
+            unanswered_pings: 0,
             resets: VecDeque::new(),
             control: VecDeque::new(),
             schedule: Schedule::default(),
