@@ -99,8 +99,7 @@ struct WireAddress {
 }
 
 impl PeerRecord {
-    /// Signs the record in the form go- and js-libp2p accept and rust-libp2p can be told to.
-    /// Returns the envelope's bytes.
+    /// Signs the record in the form go- and js-libp2p accept. Returns the envelope's bytes.
     ///
     /// Addresses with components that not every implementation knows are left out: one of them
     /// would make rust-libp2p refuse the whole record.
@@ -108,6 +107,24 @@ impl PeerRecord {
     /// # Errors
     /// [`PeerRecordError::WrongSigner`] if `keypair` is not the peer's.
     pub fn sign(&self, keypair: &Keypair) -> Result<Vec<u8>, PeerRecordError> {
+        self.seal(keypair, DOMAIN, PAYLOAD_TYPE)
+    }
+
+    /// Signs the record in the form rust-libp2p's identify and rendezvous read, which go- and
+    /// js-libp2p refuse. Otherwise as [`sign`](Self::sign).
+    ///
+    /// # Errors
+    /// [`PeerRecordError::WrongSigner`] if `keypair` is not the peer's.
+    pub fn sign_legacy(&self, keypair: &Keypair) -> Result<Vec<u8>, PeerRecordError> {
+        self.seal(keypair, LEGACY_DOMAIN, LEGACY_PAYLOAD_TYPE)
+    }
+
+    fn seal(
+        &self,
+        keypair: &Keypair,
+        domain: &str,
+        payload_type: &[u8],
+    ) -> Result<Vec<u8>, PeerRecordError> {
         let signer = keypair.peer_id();
         if signer != self.peer_id {
             return Err(PeerRecordError::WrongSigner {
@@ -129,7 +146,7 @@ impl PeerRecord {
                 .collect(),
         };
         let payload = wire.encode_to_vec();
-        Ok(SignedEnvelope::seal(keypair, DOMAIN, PAYLOAD_TYPE, payload)?.encode())
+        Ok(SignedEnvelope::seal(keypair, domain, payload_type, payload)?.encode())
     }
 
     /// Reads and verifies a signed record in either form in use (go- and js-libp2p's, and

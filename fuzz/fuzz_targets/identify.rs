@@ -109,6 +109,7 @@ fuzz_target!(|input: Input<'_>| match input {
             protocols: &protocols,
             protocol_version: "barewire/1",
             agent_version: agent,
+            legacy_record: signed_record.clone(),
             signed_record,
         };
         let info = read(&encode(&outgoing, observed.as_ref()), &[]).expect("what we send, we read");

@@ -388,6 +388,7 @@ fn push_of(keypair: &Keypair, agent_version: &str) -> Bytes {
         protocol_version: "test/1",
         agent_version,
         signed_record: None,
+        legacy_record: None,
     };
     identify::encode(&outgoing, None)
 }

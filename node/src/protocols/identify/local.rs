@@ -21,6 +21,13 @@ use crate::{config::IdentifyConfig, router::Registry};
 /// and by whether the remote is on this machine.
 const MAX_RECORDS: usize = 8;
 
+/// One peer record in the two forms in use.
+#[derive(Debug, Clone)]
+struct Records {
+    standard: Bytes,
+    legacy: Bytes,
+}
+
 /// A state of this node: replaced whole when a listener or a handler is added, so a connection can
 /// tell by it that its peer should be told.
 #[derive(Debug)]
@@ -29,7 +36,7 @@ pub(crate) struct Local {
     pub(crate) registry: Arc<Registry>,
     public_key: PublicKey,
     /// Signed records by list of addresses.
-    records: Mutex<Vec<(Vec<Multiaddr>, Bytes)>>,
+    records: Mutex<Vec<(Vec<Multiaddr>, Records)>>,
 }
 
 impl Local {
@@ -54,7 +61,10 @@ impl Local {
         connection: &ConnectionInfo,
     ) -> Bytes {
         let addrs = self.addresses_for(&connection.local_addr, &connection.remote_addr);
-        let signed_record = self.record(keypair, &addrs);
+        let (signed_record, legacy_record) = self
+            .records(keypair, &addrs)
+            .map(|records| (records.standard, records.legacy))
+            .unzip();
         let outgoing = Outgoing {
             public_key: &self.public_key,
             listen_addrs: &addrs,
@@ -62,14 +72,15 @@ impl Local {
             protocol_version: &config.protocol_version,
             agent_version: &config.agent_version,
             signed_record,
+            legacy_record,
         };
         encode(&outgoing, Some(&connection.remote_addr))
     }
 
-    fn record(&self, keypair: &Keypair, addrs: &[Multiaddr]) -> Option<Bytes> {
+    fn records(&self, keypair: &Keypair, addrs: &[Multiaddr]) -> Option<Records> {
         let mut records = self.records.lock();
-        if let Some((_, record)) = records.iter().find(|(of, _)| of == addrs) {
-            return Some(record.clone());
+        if let Some((_, signed)) = records.iter().find(|(of, _)| of == addrs) {
+            return Some(signed.clone());
         }
         let record = PeerRecord {
             peer_id: keypair.peer_id(),
@@ -77,7 +88,10 @@ impl Local {
             addrs: addrs.to_vec(),
         };
         // It is signed by the peer it speaks of, which is all that could be wrong.
-        let signed = Bytes::from(record.sign(keypair).ok()?);
+        let signed = Records {
+            standard: record.sign(keypair).ok()?.into(),
+            legacy: record.sign_legacy(keypair).ok()?.into(),
+        };
         if records.len() >= MAX_RECORDS {
             records.remove(0);
         }
@@ -185,9 +199,10 @@ mod tests {
         let registry = Arc::new(Registry::new(Vec::new()));
         let local = Local::new(Vec::new(), registry, keypair.public().clone());
         let list = addrs(&["/ip4/10.0.0.1/tcp/1"]);
-        assert_eq!(local.record(&keypair, &list), local.record(&keypair, &list));
+        let standard = || local.records(&keypair, &list).unwrap().standard;
+        assert_eq!(standard(), standard());
         for n in 0..20 {
-            local.record(&keypair, &addrs(&[&format!("/ip4/10.0.0.1/tcp/{n}")]));
+            local.records(&keypair, &addrs(&[&format!("/ip4/10.0.0.1/tcp/{n}")]));
         }
         assert_eq!(local.records.lock().len(), MAX_RECORDS);
     }

@@ -276,12 +276,17 @@ pub struct Outgoing<'a> {
     pub protocol_version: &'a str,
     /// Free text.
     pub agent_version: &'a str,
-    /// Signed peer record of the same addresses.
+    /// Signed peer record of the same addresses, as go- and js-libp2p read it.
     pub signed_record: Option<Bytes>,
+    /// The same as rust-libp2p reads it.
+    pub legacy_record: Option<Bytes>,
 }
 
-/// Encodes an answer or a full push: one message, or two when it is long, each with its length
-/// before it.
+/// Encodes an answer or a full push, each message with its length before it.
+///
+/// rust-libp2p reads one message and knows the legacy form of the record; go- and js-libp2p merge
+/// all messages, the last value winning, and know the standard form. So the legacy record goes with
+/// the first message and the standard one alone into the second, and each finds its own.
 #[must_use]
 pub fn encode(local: &Outgoing<'_>, observed: Option<&Multiaddr>) -> Bytes {
     let mut first = Wire {
@@ -303,17 +308,15 @@ pub fn encode(local: &Outgoing<'_>, observed: Option<&Multiaddr>) -> Bytes {
         room = left;
         first.listen_addrs.push(Bytes::copy_from_slice(bytes));
     }
-    let mut second = None;
-    if let Some(record) = local.signed_record.clone() {
-        if first.encoded_len() + record.len() + 3 <= SPLIT_ABOVE {
-            first.signed_peer_record = Some(record);
-        } else if record.len() + 3 <= MAX_SENT {
-            second = Some(Wire {
-                signed_peer_record: Some(record),
-                ..Wire::default()
-            });
-        }
-    }
+    let fits = |record: &Bytes| first.encoded_len() + record.len() + 3 <= SPLIT_ABOVE;
+    first.signed_peer_record = local.legacy_record.clone().filter(fits);
+    let record = local.signed_record.clone();
+    let second = record
+        .filter(|record| record.len() + 3 <= MAX_SENT)
+        .map(|record| Wire {
+            signed_peer_record: Some(record),
+            ..Wire::default()
+        });
     let mut out = BytesMut::new();
     encode_prefixed(&first.encode_to_vec(), &mut out);
     if let Some(second) = second {
@@ -347,13 +350,12 @@ mod tests {
         (0..n).map(|n| format!("/protocol/{n}").into()).collect()
     }
 
-    fn record(keypair: &Keypair, addrs: &[Multiaddr]) -> Bytes {
-        let record = PeerRecord {
+    fn record(keypair: &Keypair, addrs: &[Multiaddr]) -> PeerRecord {
+        PeerRecord {
             peer_id: keypair.peer_id(),
             seq: 7,
             addrs: addrs.to_vec(),
-        };
-        record.sign(keypair).unwrap().into()
+        }
     }
 
     fn message(keypair: &Keypair, addrs: &[Multiaddr], protocols: &[Arc<str>]) -> Bytes {
@@ -363,7 +365,8 @@ mod tests {
             protocols,
             protocol_version: "test/1",
             agent_version: "barewire/9",
-            signed_record: Some(record(keypair, addrs)),
+            signed_record: Some(record(keypair, addrs).sign(keypair).unwrap().into()),
+            legacy_record: Some(record(keypair, addrs).sign_legacy(keypair).unwrap().into()),
         };
         encode(&outgoing, addrs.first())
     }
@@ -394,7 +397,7 @@ mod tests {
         let keypair = Keypair::generate(&mut rand::rng());
         let (addrs, protocols) = (addrs(3), protocols(5));
         let bytes = message(&keypair, &addrs, &protocols);
-        assert_eq!(lengths(&bytes).len(), 1);
+        assert_eq!(lengths(&bytes).len(), 2);
         for cut in [1, 2, 7, 100, bytes.len()] {
             let mut reader = Reader::default();
             for piece in bytes.chunks(cut) {
@@ -409,6 +412,23 @@ mod tests {
             assert_eq!(info.agent_version, "barewire/9");
             assert!(info.is_barewire());
         }
+    }
+
+    /// rust-libp2p stops after the first message and knows only the legacy record; whoever merges
+    /// all messages ends with the standard one.
+    #[test]
+    fn each_reader_finds_the_record_it_knows() {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let addrs = addrs(2);
+        let mut decoder = LengthPrefixedDecoder::new(MAX_SENT);
+        decoder.push(message(&keypair, &addrs, &protocols(3)));
+        let first = Wire::decode(decoder.next().unwrap().unwrap()).unwrap();
+        let second = Wire::decode(decoder.next().unwrap().unwrap()).unwrap();
+        let record = record(&keypair, &addrs);
+        let legacy = record.sign_legacy(&keypair).unwrap();
+        let standard = record.sign(&keypair).unwrap();
+        assert_eq!(first.signed_peer_record.unwrap(), legacy);
+        assert_eq!(second.signed_peer_record.unwrap(), standard);
     }
 
     #[test]
@@ -530,7 +550,8 @@ mod tests {
         let info = read(framed(&wire), keypair.public()).unwrap();
         assert_eq!((info.listen_addrs.len(), info.record_seq), (1, None));
         let somebody = Keypair::generate(&mut rand::rng());
-        wire.signed_peer_record = Some(record(&somebody, &addrs(2)));
+        wire.signed_peer_record =
+            Some(record(&somebody, &addrs(2)).sign(&somebody).unwrap().into());
         let info = read(framed(&wire), keypair.public()).unwrap();
         assert_eq!((info.listen_addrs.len(), info.record_seq), (0, None));
     }

@@ -1,0 +1,22 @@
+//! Hostile peers against a running `barewire listen`, beside honest ones.
+//!
+//! Each test prints what it measured. Sizes are chosen for CI; `BAREWIRE_FULL=1` runs them at full size. The victim is a
+//! process of its own, so that its memory, processor time and descriptors can be read from outside, and so that a
+//! panic in it would show.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod attacker;
+mod floods;
+mod frames;
+mod setup;
+mod victim;
+
+/// Whether the tests run at full size.
+fn full() -> bool {
+    std::env::var_os("BAREWIRE_FULL").is_some()
+}
