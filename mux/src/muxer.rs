@@ -185,6 +185,9 @@ pub trait StreamMuxer: Send {
         let _ = max_chunk;
     }
 
+    /// Received bytes that were copied, because they were not read soon, or in the backend.
+    fn bytes_copied(&self) -> u64;
+
     /// Measures the round trip; [`Event::Pong`] tells it.
     fn ping(&mut self, now: Instant);
 

@@ -66,7 +66,8 @@ pub struct ConnectionStats {
     /// Last round trip measured by the muxer.
     pub rtt: Option<Duration>,
     /// Received bytes that were copied on their way to [`Stream::read_chunk`](crate::Stream::read_chunk):
-    /// the start of a burst that outgrew a small slab. Decryption is in place and not counted.
+    /// the start of a burst that outgrew a small slab, and small pieces that were not read soon.
+    /// Decryption is in place and not counted.
     pub bytes_copied_in: u64,
     /// Plaintext bytes copied on their way to the socket: once each, when they are sealed, frame
     /// headers included; plus sealed bytes moved when a write buffer had to grow.
@@ -521,7 +522,7 @@ impl Connection {
             streams_outbound: streams.outbound,
             bytes_queued: state.queued(),
             rtt: state.mux.rtt(),
-            bytes_copied_in: state.stats.copied_in,
+            bytes_copied_in: state.stats.copied_in + state.mux.bytes_copied(),
             bytes_copied_out: state.stats.copied_out,
         }
     }

@@ -197,8 +197,12 @@ impl StreamMuxer for Session {
             return;
         }
         for stream in self.slots.iter_mut().flatten() {
-            stream.recv.compact(max_chunk);
+            self.copied += stream.recv.compact(max_chunk) as u64;
         }
+    }
+
+    fn bytes_copied(&self) -> u64 {
+        self.copied
     }
 
     fn ping(&mut self, now: Instant) {

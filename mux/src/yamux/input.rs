@@ -50,8 +50,10 @@ impl Session {
             Some(_) => return Ok(()),
             None => {}
         }
-        self.timers.input(now);
-        self.settle_slices();
+        // Inputs of one time come in one batch: the readers have not had their turn in between.
+        if self.timers.input(now) {
+            self.settle_slices();
+        }
         let before = self.memory.buffered;
         while self.ended.is_none() {
             if self.body.left > 0 {
@@ -83,14 +85,14 @@ impl Session {
         Ok(())
     }
 
-    /// Copies small slices of the last input that nobody has read.
+    /// Copies small slices of earlier inputs that nobody has read.
     fn settle_slices(&mut self) {
         if self.unsettled.is_empty() {
             return;
         }
         for key in self.unsettled.drain(..) {
             if let Some(stream) = get(&mut self.slots, key) {
-                stream.recv.settle();
+                self.copied += stream.recv.settle() as u64;
             }
         }
     }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// A received slice shorter than this is copied out if it is not read before the next input comes, so that a slow
-/// reader does not pin a whole slab for it. Longer ones stay slices.
+/// A received slice shorter than this is copied out if it is not read before input comes at a later time, so that a
+/// slow reader does not pin a whole slab for it. Longer ones stay slices.
 pub(crate) const SMALL: usize = 16 << 10;
 
 /// Bytes received in order.
@@ -33,7 +33,7 @@ impl RecvQueue {
         self.len == 0
     }
 
-    /// Appends a slice. Returns whether [`settle`](Self::settle) is wanted before the next input.
+    /// Appends a slice. Returns whether [`settle`](Self::settle) is wanted before input of a later time.
     #[inline]
     pub(crate) fn push(&mut self, chunk: Bytes) -> bool {
         self.len += chunk.len();
@@ -53,10 +53,12 @@ impl RecvQueue {
     }
 
     /// Copies small slices together, so that no memory of the inputs they came with is held for them.
-    pub(crate) fn settle(&mut self) {
+    /// Returns how many bytes were copied.
+    pub(crate) fn settle(&mut self) -> usize {
         if self.settled == self.chunks.len() {
-            return;
+            return 0;
         }
+        let mut copied = 0;
         let mut rest = self.chunks.split_off(self.settled);
         self.seen = self.seen.min(self.settled);
         self.compacted = self.compacted.min(self.settled);
@@ -64,6 +66,7 @@ impl RecvQueue {
         self.chunks.shrink_to(64);
         for chunk in rest.drain(..) {
             if chunk.len() < SMALL {
+                copied += chunk.len();
                 self.append(&chunk);
             } else {
                 self.flush_tail();
@@ -71,17 +74,21 @@ impl RecvQueue {
             }
         }
         self.settled = self.chunks.len();
+        copied
     }
 
-    /// Copies chunks of at most `max` bytes that were there at the last call already.
-    pub(crate) fn compact(&mut self, max: usize) {
+    /// Copies chunks of at most `max` bytes that were there at the last call already. Returns how many bytes.
+    pub(crate) fn compact(&mut self, max: usize) -> usize {
+        let mut copied = 0;
         for chunk in self.chunks.iter_mut().take(self.seen).skip(self.compacted) {
             if chunk.len() <= max {
+                copied += chunk.len();
                 *chunk = Bytes::copy_from_slice(chunk);
             }
         }
         self.compacted = self.seen;
         self.seen = self.chunks.len();
+        copied
     }
 
     fn append(&mut self, chunk: &[u8]) {
@@ -255,8 +262,8 @@ mod tests {
                         model.extend(data.iter().copied());
                         queue.push(data);
                     }
-                    2 if n % 2 == 0 => queue.compact(n),
-                    2 => queue.settle(),
+                    2 if n % 2 == 0 => drop(queue.compact(n)),
+                    2 => drop(queue.settle()),
                     _ => if let Some(got) = queue.pop(n) {
                         prop_assert!(!got.is_empty() && got.len() <= n);
                         let want: Vec<u8> = model.drain(..got.len()).collect();

@@ -35,8 +35,10 @@ pub struct Session {
     pub(super) head: [u8; HEADER_LEN],
     pub(super) head_len: u8,
     pub(super) body: Body,
-    /// Streams that hold small slices of the present input.
+    /// Streams that hold small slices of recent inputs.
     pub(super) unsettled: Vec<Key>,
+    /// Received bytes that were copied because they were not read soon.
+    pub(super) copied: u64,
 
     pub(super) slots: Vec<Option<Box<Stream>>>,
     free: Vec<u32>,
@@ -105,6 +107,7 @@ impl Session {
             head_len: 0,
             body: Body::NONE,
             unsettled: Vec::new(),
+            copied: 0,
             slots: Vec::new(),
             free: Vec::new(),
             ids: IdMap::default(),

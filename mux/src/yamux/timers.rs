@@ -130,9 +130,10 @@ impl Timers {
         std::mem::take(&mut self.wanted).then_some(sample)
     }
 
+    /// Notes that something came. True if the time has moved since the last.
     #[inline]
-    pub(crate) fn input(&mut self, now: Instant) {
-        self.last_input = now;
+    pub(crate) fn input(&mut self, now: Instant) -> bool {
+        std::mem::replace(&mut self.last_input, now) != now
     }
 
     /// Counts payload, which is what makes the round trip worth knowing.

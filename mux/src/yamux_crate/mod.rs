@@ -50,6 +50,8 @@ pub struct CrateSession {
     want_open: bool,
     closing: bool,
     ended: Option<Option<MuxError>>,
+    /// Bytes read.
+    copied: u64,
 }
 
 struct Held {
@@ -217,6 +219,7 @@ impl CrateSession {
         };
         let pipe = Pipe::default();
         Self {
+            copied: 0,
             connection: yamux::Connection::new(pipe.clone(), config, mode),
             pipe,
             ready: Arc::default(),
@@ -483,7 +486,9 @@ impl StreamMuxer for CrateSession {
             }
         }
         let count = held.rest.len().min(max);
-        ReadOutcome::Chunk(held.rest.split_to(count))
+        let chunk = held.rest.split_to(count);
+        self.copied += count as u64;
+        ReadOutcome::Chunk(chunk)
     }
 
     fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
@@ -598,6 +603,11 @@ impl StreamMuxer for CrateSession {
     /// Only what has left the crate's own buffers.
     fn buffered(&self) -> usize {
         self.streams.values().map(|held| held.rest.len()).sum()
+    }
+
+    /// Each byte that is read was copied out of the crate's buffer.
+    fn bytes_copied(&self) -> u64 {
+        self.copied
     }
 
     fn queued(&self) -> usize {

@@ -137,10 +137,13 @@ fn row_35_a_byte_a_frame() {
         .handle_input(now, Bytes::copy_from_slice(&header(DATA, SYN, 1, 0)))
         .unwrap();
     let id = incoming(&mut session)[0];
-    for n in 0..65 {
+    for n in 0..65u8 {
         let slab: Bytes = data(0, 1, &[n]).repeat(4_000).into();
+        // The reader has had its turn when input comes at a later time.
+        let now = now + Duration::from_millis(n.into());
         session.handle_input(now, slab.clone()).unwrap();
-        session.handle_input(now, Bytes::new()).unwrap();
+        let later = now + Duration::from_micros(500);
+        session.handle_input(later, Bytes::new()).unwrap();
         assert!(slab.is_unique(), "the slab is pinned");
     }
     let mut chunks = 0;
