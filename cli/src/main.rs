@@ -50,7 +50,12 @@ fn main() -> ExitCode {
         .build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(run(args.command));
+            // In a task of its own: the runtime polls the future it blocks on less often than tasks,
+            // so that a transfer would be read in batches of several MiB.
+            let work = runtime.spawn(run(args.command));
+            let outcome = runtime
+                .block_on(work)
+                .unwrap_or_else(|panic| Err(Failure::from(panic)));
             // A thread that still waits for stdin must not hold up the end.
             runtime.shutdown_background();
             outcome

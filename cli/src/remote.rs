@@ -1,9 +1,9 @@
 //! The commands that talk to one node: identify, ping, perf, echo.
 
 use std::{
-    cell::Cell,
     future::Future,
     io::IsTerminal,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -285,7 +285,7 @@ fn hex(hash: digest::Context) -> String {
 /// Progress of a transfer: a bar for people, a deadline that moves while bytes move.
 struct Watch {
     bar: ProgressBar,
-    moved: Cell<u64>,
+    moved: AtomicU64,
 }
 
 impl Watch {
@@ -303,12 +303,12 @@ impl Watch {
         bar.set_prefix(name);
         Self {
             bar,
-            moved: Cell::new(0),
+            moved: AtomicU64::new(0),
         }
     }
 
     fn add(&self, bytes: u64) {
-        self.moved.set(self.moved.get() + bytes);
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
         self.bar.inc(bytes);
     }
 
@@ -324,7 +324,7 @@ impl Watch {
         let mut work = std::pin::pin!(work);
         let mut seen = None;
         loop {
-            let moved = Some(self.moved.get());
+            let moved = Some(self.moved.load(Ordering::Relaxed));
             if seen == moved {
                 return Err(format!(
                     "no byte moved for {patience:?}; the node is stuck or gone, raise --timeout if it is slow"
