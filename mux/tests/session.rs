@@ -1,5 +1,12 @@
 //! What the session puts on the wire, and in which order; what it hands out; when it lets go.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,12 @@
 //! Receive windows follow the bandwidth-delay product, at any delay, and only as far as the budget allows.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 use std::time::{Duration, Instant};
 
 use barewire_base::Budget;

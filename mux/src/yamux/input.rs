@@ -71,12 +71,8 @@ impl Session {
                 let Some(header) = self.next_header(&mut input) else {
                     break;
                 };
-                let done = header
-                    .map_err(|violation| self.violation(violation))
-                    .and_then(|h| self.frame(now, h));
-                if let Err(error) = done {
-                    return Err(error);
-                }
+                let header = header.map_err(|violation| self.violation(violation))?;
+                self.frame(now, header)?;
             }
         }
         if self.memory.buffered > before {

@@ -91,10 +91,10 @@ impl Memory {
         let spare = self.charged().saturating_sub(needed);
         if needed == 0 {
             self.reservation = None;
-        } else if spare >= 4 * STEP {
-            if let Some(held) = &mut self.reservation {
-                held.shrink(spare);
-            }
+        } else if spare >= 4 * STEP
+            && let Some(held) = &mut self.reservation
+        {
+            held.shrink(spare);
         }
     }
 

@@ -145,6 +145,9 @@ impl RecvQueue {
     }
 }
 
+/// Chunks for which an empty queue keeps the room.
+const KEEP: usize = 8;
+
 /// Longest buffer that small writes are gathered in.
 const GATHER: usize = 16 << 10;
 
@@ -189,6 +192,8 @@ impl SendQueue {
         }
         if self.tail.len() + bytes.len() > GATHER {
             self.flush_tail();
+            // More will follow: do not grow into it.
+            self.tail.reserve(GATHER);
         }
         self.tail.extend_from_slice(bytes);
     }
@@ -228,9 +233,10 @@ impl SendQueue {
         *self = Self::default();
     }
 
-    /// Gives the queue's own memory back if nothing is queued.
+    /// Gives memory back that a long queue has taken, if nothing is queued; the little that single messages need stays.
+    #[inline]
     pub(crate) fn shrink(&mut self) {
-        if self.is_empty() {
+        if self.is_empty() && self.chunks.capacity() > KEEP {
             self.clear();
         }
     }

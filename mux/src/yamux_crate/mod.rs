@@ -130,7 +130,7 @@ impl Held {
     }
 
     fn live(&self) -> bool {
-        !self.reset && !(self.fin_done && self.ended)
+        !self.reset && (!self.fin_done || !self.ended)
     }
 
     fn poll_write(&mut self, bytes: &[u8]) -> Poll<Result<usize, ()>> {

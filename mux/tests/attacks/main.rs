@@ -1,5 +1,12 @@
 //! Peers that are hostile or broken, and the figures each is held to.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 mod floods;
 mod stalls;
 
