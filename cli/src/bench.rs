@@ -18,8 +18,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    Failure,
     args::{Bench, LoadArgs, StreamsArgs},
+    failure::Failure,
     listen::{endpoint, endpoint_of, stdin_closed},
     output::{self, quantile, tenth},
     remote::{connect, in_time},

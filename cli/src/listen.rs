@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    Failure,
     args::{IdArgs, ListenArgs, NodeArgs, Security},
+    failure::Failure,
     output,
 };
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod failure;
 mod listen;
 mod output;
 mod remote;
@@ -10,21 +11,12 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use args::{Args, Command};
 use clap::Parser;
+use failure::Failure;
 
 /// Freed pages go back to the system sooner than with the system's allocator, which keeps the
 /// memory of a listener close to what its connections hold.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// One sentence for the person at the terminal: what went wrong, and what to try.
-#[derive(Debug)]
-pub(crate) struct Failure(String);
-
-impl<T: std::fmt::Display> From<T> for Failure {
-    fn from(cause: T) -> Self {
-        Self(cause.to_string())
-    }
-}
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {

@@ -21,8 +21,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 
 use crate::{
-    Failure,
     args::{EchoArgs, PerfArgs, PingArgs, RemoteArgs},
+    failure::Failure,
     listen::endpoint,
     output::{self, mib_per_s, printable, quantile, say, tenth},
 };

@@ -73,7 +73,7 @@ fn a_server_of_another_kind_is_recognised() {
             let _ = socket.read(&mut [0; 1024]);
         }
     });
-    contains(&failure(&["ping", &addr]), &[&addr]);
+    contains(&failure(&["ping", &addr]), &[&addr, "does a libp2p node"]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_protocol_the_node_does_not_speak_is_named() {
     let unknown = "/no/such/echo/1";
     for command in [&["echo"][..], &["bench", "streams"]] {
         let args = [command, &[listener.addr(), "--protocol", unknown]].concat();
-        contains(&failure(&args), &[unknown, "does not speak"]);
+        contains(&failure(&args), &[unknown, "does not speak", "identify"]);
     }
     let args = ["echo", listener.addr(), "--protocol", "no-slash"];
     contains(&failure(&args), &["no-slash", "/"]);
@@ -148,7 +148,9 @@ fn a_node_that_dies_ends_the_transfer() {
     let output = perf.wait_with_output().unwrap();
     assert!(!output.status.success());
     assert!(began.elapsed() < Duration::from_secs(5));
-    assert_eq!(texts(&output).1.lines().count(), 1);
+    let sentence = texts(&output).1;
+    assert_eq!(sentence.lines().count(), 1);
+    contains(&sentence, &["still running"]);
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl EndpointBuilder {
             .map_err(|error| BindError::Security(error.to_string()))?;
         let mut upgrade = UpgradeConfig::new(Arc::new(noise), Budget::root(config.memory_limit));
         upgrade.muxer = config.muxer;
-        upgrade.yamux = config.yamux.clone();
+        upgrade.yamux = config.yamux;
         upgrade.stage_timeout = config.stage_timeout;
         upgrade.total_timeout = config.upgrade_timeout;
         let peer_id = keypair.peer_id();

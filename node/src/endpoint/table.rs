@@ -189,7 +189,7 @@ impl<C: Clone, I> Table<C, I> {
         links
             .iter()
             .find(|link| !link.control.is_superseded())
-            .or(links.first())
+            .or_else(|| links.first())
             .map(|link| link.connection.clone())
     }
 

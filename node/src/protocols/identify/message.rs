@@ -543,7 +543,7 @@ mod tests {
             ..Wire::default()
         };
         let info = read(framed(&wire), keypair.public()).unwrap();
-        assert_eq!(info.listen_addrs, [good.clone()]);
+        assert_eq!(info.listen_addrs, std::slice::from_ref(&good));
         assert_eq!(info.observed_addr, None);
         // A damaged record falls back to the list, somebody else's voids it.
         wire.signed_peer_record = Some(Bytes::from_static(b"\x0a\x00"));

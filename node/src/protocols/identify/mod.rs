@@ -1,8 +1,8 @@
 //! `/ipfs/id/1.0.0` and `/ipfs/id/push/1.0.0`: what peers tell each other about themselves.
 //!
-//! The answer is at most one message of 4 KiB with the essential fields, and a second one for the
-//! signed record when both together exceed 2 KiB; the end of the stream follows at once, because
-//! go-libp2p opens no other stream before it has seen it.
+//! The answer is a message of at most 4 KiB with the essential fields and a second one with the
+//! signed record; the end of the stream follows at once, because go-libp2p opens no other stream
+//! before it has seen it.
 
 mod local;
 mod message;
