@@ -107,7 +107,7 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         return Ok(());
     }
     Err(format!(
-        "{} connections with {} running handlers and {} unsent bytes were cut off after {} s",
+        "{} connection(s) with {} running handler(s) and {} unsent bytes were cut off after {} s",
         report.connections_cut,
         report.handlers_cut,
         report.bytes_cut,

@@ -188,6 +188,54 @@ fn a_transfer_under_way_is_finished_before_the_end() {
     assert!(status.success(), "{status}: {stderr}");
 }
 
+/// A transfer that no drain can wait for.
+fn endless(listener: &Listener) -> std::process::Child {
+    barewire(&[
+        "perf",
+        listener.addr(),
+        "--upload",
+        "0",
+        "--download",
+        "1000GiB",
+    ])
+    .stdout(std::process::Stdio::null())
+    .stderr(std::process::Stdio::null())
+    .spawn()
+    .unwrap()
+}
+
+#[test]
+fn what_does_not_end_is_cut_off_after_ten_seconds_and_said() {
+    let listener = Listener::start();
+    let mut perf = endless(&listener);
+    std::thread::sleep(Duration::from_millis(300));
+    listener.signal("TERM");
+    let (status, took, sentence) = listener.wait();
+    println!("ended {took:?} after SIGTERM: {sentence}");
+    assert!(!status.success());
+    assert!(
+        took >= Duration::from_secs(9) && took < Duration::from_secs(12),
+        "{took:?}"
+    );
+    contains(&sentence, &["1 connection", "cut off"]);
+    assert!(!perf.wait().unwrap().success());
+}
+
+#[test]
+fn a_second_signal_ends_the_wait() {
+    let listener = Listener::start();
+    let mut perf = endless(&listener);
+    std::thread::sleep(Duration::from_millis(300));
+    listener.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    listener.signal("TERM");
+    let (status, took, sentence) = listener.wait();
+    assert!(!status.success());
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    contains(&sentence, &["second signal"]);
+    assert!(!perf.wait().unwrap().success());
+}
+
 #[test]
 fn listening_on_both_families_works() {
     let listener = Listener::with(&[

@@ -249,9 +249,8 @@ impl Endpoint {
     /// The connection to use for new streams to a peer, if there is one.
     #[must_use]
     pub fn connection(&self, peer: &PeerId) -> Option<Connection> {
-        let connection = self.shared().table.lock().preferred(peer)?;
-        // The table learns of an end a moment later than the connection.
-        connection.close_reason().is_none().then_some(connection)
+        let alive = |connection: &Connection| connection.close_reason().is_none();
+        self.shared().table.lock().preferred(peer, alive)
     }
 
     /// All connections, the oldest first.

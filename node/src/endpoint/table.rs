@@ -183,14 +183,20 @@ impl<C: Clone, I> Table<C, I> {
         self.peers.get(peer)?.info.clone()
     }
 
-    /// The connection to use for new streams: the oldest that is not superseded.
-    pub(crate) fn preferred(&self, peer: &PeerId) -> Option<C> {
+    /// The connection to use for new streams: of those that `alive` accepts the oldest that is not
+    /// superseded. (The table learns of an end a moment later than the connection.)
+    pub(crate) fn preferred(&self, peer: &PeerId, alive: impl Fn(&C) -> bool) -> Option<C> {
         let links = &self.peers.get(peer)?.links;
-        links
-            .iter()
-            .find(|link| !link.control.is_superseded())
-            .or_else(|| links.first())
-            .map(|link| link.connection.clone())
+        let mut alive = links.iter().filter(|link| alive(&link.connection));
+        let first = alive.next()?;
+        let best = if first.control.is_superseded() {
+            alive
+                .find(|link| !link.control.is_superseded())
+                .unwrap_or(first)
+        } else {
+            first
+        };
+        Some(best.connection.clone())
     }
 
     /// The control block of one connection.
@@ -277,8 +283,8 @@ mod tests {
             }
             assert!(at_small.set_info(&large, Arc::new(()), true));
             assert!(at_large.set_info(&small, Arc::new(()), true));
-            assert_eq!(at_small.preferred(&large), Some(1));
-            assert_eq!(at_large.preferred(&small), Some(1));
+            assert_eq!(at_small.preferred(&large, |_| true), Some(1));
+            assert_eq!(at_large.preferred(&small, |_| true), Some(1));
             for (table, peer) in [(&at_small, large), (&at_large, small)] {
                 assert!(table.control(&peer, |id| *id == 2).unwrap().is_superseded());
                 assert!(!table.control(&peer, |id| *id == 1).unwrap().is_superseded());
@@ -294,7 +300,7 @@ mod tests {
         assert!(!table.set_info(&large, Arc::new(()), true));
         let inserted = table.insert(large, link(2, true)).unwrap();
         assert!(inserted.both_directions && !inserted.first);
-        assert_eq!(table.preferred(&large), Some(2));
+        assert_eq!(table.preferred(&large, |_| true), Some(2));
     }
 
     #[test]
@@ -304,7 +310,7 @@ mod tests {
         table.insert(large, link(1, false)).unwrap();
         table.insert(large, link(2, true)).unwrap();
         assert!(!table.set_info(&large, Arc::new(()), false));
-        assert_eq!(table.preferred(&large), Some(1));
+        assert_eq!(table.preferred(&large, |_| true), Some(1));
         assert!(
             !table
                 .control(&large, |id| *id == 1)
@@ -328,6 +334,9 @@ mod tests {
         table.set_info(&large, Arc::new(()), true);
         let old = table.control(&large, |id| *id == 1).unwrap();
         assert!(old.is_superseded());
+        assert_eq!(table.preferred(&large, |_| true), Some(2));
+        assert_eq!(table.preferred(&large, |id| *id != 2), Some(1));
+        assert_eq!(table.preferred(&large, |_| false), None);
         assert!(!table.remove(&large, 2));
         assert!(!old.is_superseded());
         assert!(table.remove(&large, 1));
