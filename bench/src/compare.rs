@@ -195,7 +195,7 @@ impl Bench {
             ];
             let run = client(program.command(&args, None), "handshakes", &listener).await?;
             self.samples
-                .add(metric, program.stack, run.number("per_s")?);
+                .add(metric, program.stack, per_second(&run, count)?);
             listener.stop().await?;
         }
         Ok(())
@@ -217,7 +217,7 @@ impl Bench {
         ];
         let run = client(program.command(&args, None), "streams", &listener).await?;
         self.samples
-            .add(Metric::Streams16, program.stack, run.number("per_s")?);
+            .add(Metric::Streams16, program.stack, per_second(&run, "40000")?);
         listener.stop().await
     }
 
@@ -352,6 +352,14 @@ async fn perf(
         "--json",
     ];
     client(program.command(&args, None), "perf", listener).await
+}
+
+/// The rate of a run that must have done all it was asked to do.
+fn per_second(run: &Run, count: &str) -> Result<f64, Failure> {
+    if run.number("count")?.to_string() != count {
+        return Err(format!("not {count} were done: {}", run.event).into());
+    }
+    run.number("per_s")
 }
 
 /// MiB/s of a limit, and processor seconds of both ends per GiB.

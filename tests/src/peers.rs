@@ -189,7 +189,7 @@ pub fn barewire() -> Result<PathBuf, Unavailable> {
 fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .unwrap_or(Path::new("/"))
+        .unwrap_or_else(|| Path::new("/"))
 }
 
 fn cache() -> Result<PathBuf, Unavailable> {

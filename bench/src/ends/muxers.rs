@@ -103,12 +103,10 @@ pub(super) async fn sink_own(listener: TcpListener) -> io::Result<()> {
                 while let Some(event) = io.session.poll_event() {
                     match event {
                         Event::Incoming(id) => io.session.accepted(id),
-                        Event::Readable(id) => {
-                            if read_all(&mut io.session, id, &mut total)? {
-                                let count = Bytes::copy_from_slice(&total.to_be_bytes());
-                                io.session.write(id, count).map_err(io::Error::other)?;
-                                io.session.finish(id).map_err(io::Error::other)?;
-                            }
+                        Event::Readable(id) if read_all(&mut io.session, id, &mut total)? => {
+                            let count = Bytes::copy_from_slice(&total.to_be_bytes());
+                            io.session.write(id, count).map_err(io::Error::other)?;
+                            io.session.finish(id).map_err(io::Error::other)?;
                         }
                         _ => {}
                     }

@@ -25,6 +25,9 @@ use tokio::time::{Duration, timeout};
 /// Every step of every cell ends within this, also on a machine that builds something else meanwhile.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How often a cell repeats what fails only sometimes when it fails.
+const REPEATED: usize = 40;
+
 /// Protocols that exist for these tests only; the foreign peers serve them too.
 mod protocol {
     /// The listener reads to the end, then sends everything back.
