@@ -115,10 +115,10 @@ impl Transmitter {
             }
         }
         self.release_buffer();
-        if let Some(writer) = self.writer.as_mut() {
-            if let Poll::Ready(Err(error)) = std::pin::Pin::new(writer).poll_flush(cx) {
-                return Err(TransmitError::Io(error));
-            }
+        if let Some(writer) = self.writer.as_mut()
+            && let Poll::Ready(Err(error)) = std::pin::Pin::new(writer).poll_flush(cx)
+        {
+            return Err(TransmitError::Io(error));
         }
         Ok(())
     }

@@ -344,7 +344,7 @@ fn spawn(
     let mux: Box<dyn StreamMuxer> = match config.muxer {
         MuxerKind::Yamux => Box::new(yamux::Session::new(
             info.role,
-            config.yamux.clone(),
+            config.yamux,
             budget,
             info.established,
         )),

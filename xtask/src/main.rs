@@ -99,7 +99,14 @@ fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
     let tools = Tools::install(&["cargo-fuzz"])?;
     step("attacks at full size", || {
         run(Command::new(env!("CARGO"))
-            .args(["test", "--release", "-p", "barewire-tests", "--", "--nocapture"])
+            .args([
+                "test",
+                "--release",
+                "-p",
+                "barewire-tests",
+                "--",
+                "--nocapture",
+            ])
             .env("BAREWIRE_FULL", "1"))
     })?;
     step("criterion benches", || {
@@ -133,7 +140,9 @@ fn layers() -> Result<()> {
             "none",
         ]))?;
         if let Some(line) = tree.lines().find(|line| line.starts_with("tokio")) {
-            return Err(format!("{core} depends on {line}, but a core holds no runtime"));
+            return Err(format!(
+                "{core} depends on {line}, but a core holds no runtime"
+            ));
         }
         println!("{core}: {} crates, no tokio", tree.lines().count());
     }
@@ -186,7 +195,9 @@ impl Tools {
 
     /// A cargo command that finds the installed helpers.
     fn cargo<const N: usize>(&self, args: [&str; N]) -> Result<()> {
-        run(Command::new(env!("CARGO")).args(args).env("PATH", self.path()?))
+        run(Command::new(env!("CARGO"))
+            .args(args)
+            .env("PATH", self.path()?))
     }
 
     fn fuzz(&self, seconds: u64) -> Result<()> {
