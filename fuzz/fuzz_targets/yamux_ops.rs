@@ -9,14 +9,27 @@ use std::time::{Duration, Instant};
 use arbitrary::Arbitrary;
 use barewire_base::{Budget, TransmitBuf};
 use barewire_mux::conformance::{
-    ACK, DATA, FIN, Frame, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, frames, pattern, transmit,
+    ACK, DATA, FIN, Frame, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, frames, transmit,
 };
 use barewire_mux::yamux::{Config, Session};
 use barewire_mux::{Event, ReadOutcome, Role, StreamId, StreamMuxer, WriteError};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+const PERIOD: usize = 4_093;
+const MUCH: usize = 300_000;
+
+/// What all streams carry, each from a place of its own on.
+static BYTES: LazyLock<Bytes> =
+    LazyLock::new(|| (0..PERIOD + MUCH).map(|at| (at % PERIOD * 31) as u8).collect());
+
+/// `len` bytes of the stream `id` in the direction from `from`, from `offset` on.
+fn pattern(id: StreamId, from: usize, offset: usize, len: usize) -> Bytes {
+    let start = (id.get() as usize * 194 + from * 97 + offset) % PERIOD;
+    BYTES.slice(start..start + len)
+}
 
 /// Streams each side opens at most: fewer than are refused.
 const MAX_OPEN: usize = 60;
@@ -76,7 +89,7 @@ struct Direction {
 struct Side {
     session: Session,
     /// Bytes for the other side, and the frames in them by where they end.
-    wire: VecDeque<u8>,
+    wire: BytesMut,
     put: u64,
     taken: u64,
     on_wire: VecDeque<(u64, Frame)>,
@@ -93,7 +106,7 @@ impl Side {
     fn new(role: Role) -> Self {
         Self {
             session: Session::new(role, Config::default(), Budget::root(32 << 20), *START),
-            wire: VecDeque::new(),
+            wire: BytesMut::new(),
             put: 0,
             taken: 0,
             on_wire: VecDeque::new(),
@@ -133,10 +146,6 @@ fuzz_target!(|input: Input| {
     world.drain();
 });
 
-fn seed(id: StreamId, from: usize) -> u32 {
-    id.get() * 2 + from as u32
-}
-
 impl World {
     fn direction(&mut self, id: StreamId, from: usize) -> &mut Direction {
         let fresh = || Direction { credit: 256 << 10, ..Direction::default() };
@@ -171,7 +180,7 @@ impl World {
             }
             Op::Write { stream, len } => self.write(at, stream, usize::from(len), false),
             Op::WriteCopy { stream, len } => self.write(at, stream, usize::from(len), true),
-            Op::WriteMuch { stream } => self.write(at, stream, 300_000, false),
+            Op::WriteMuch { stream } => self.write(at, stream, MUCH, false),
             Op::Read { stream, max } => {
                 if let Some(id) = side.pick(stream) {
                     self.read(at, id, usize::from(max));
@@ -234,7 +243,7 @@ impl World {
     fn write(&mut self, at: usize, stream: u8, len: usize, copy: bool) {
         let Some(id) = self.sides[at].pick(stream) else { return };
         let offset = self.direction(id, at).written;
-        let data = pattern(seed(id, at), offset, len);
+        let data = pattern(id, at, offset, len);
         let session = &mut self.sides[at].session;
         let room = session.send_capacity(id);
         let result = if copy {
@@ -266,8 +275,10 @@ impl World {
             ReadOutcome::Chunk(chunk) => {
                 assert!(!chunk.is_empty() && chunk.len() <= max);
                 assert!(!direction.ended);
-                assert_eq!(chunk, pattern(seed(id, 1 - at), direction.read, chunk.len()));
-                direction.read += chunk.len();
+                for part in chunk.chunks(MUCH) {
+                    assert_eq!(part, pattern(id, 1 - at, direction.read, part.len()));
+                    direction.read += part.len();
+                }
                 assert!(direction.read <= direction.written);
                 true
             }
@@ -300,7 +311,7 @@ impl World {
         let wanted = side.session.wants_transmit();
         let Some(record) = transmit(&mut side.session, self.now, &mut self.out) else { return };
         assert!(wanted, "frames that nobody was told of");
-        side.wire.extend(&record);
+        side.wire.extend_from_slice(&record);
         for frame in frames(&record) {
             let side = &mut self.sides[at];
             side.put += 12 + frame.payload.len() as u64;
@@ -359,7 +370,7 @@ impl World {
     fn deliver(&mut self, at: usize, count: usize) {
         let from = &mut self.sides[1 - at];
         let count = count.min(from.wire.len());
-        let bytes: Bytes = from.wire.drain(..count).collect::<Vec<_>>().into();
+        let bytes = from.wire.split_to(count).freeze();
         from.taken += count as u64;
         while self.sides[1 - at].on_wire.front().is_some_and(|(end, _)| *end <= self.sides[1 - at].taken) {
             let Some((_, frame)) = self.sides[1 - at].on_wire.pop_front() else { break };
