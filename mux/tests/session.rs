@@ -73,7 +73,10 @@ fn opening_and_ending_ride_on_data() {
     client.finish(id).unwrap();
     assert!(client.wants_transmit());
     let frames = sent(&mut client, now);
-    assert_eq!(shorts(&frames), [(DATA, SYN | FIN, 1, 11)]);
+    assert_eq!(
+        shorts(&frames),
+        [(DATA, SYN, 1, 11), (WINDOW_UPDATE, FIN, 1, 0)]
+    );
     assert_eq!(frames[0].payload, b"one and two");
 
     let mut server = session(Role::Server, now);
@@ -85,7 +88,10 @@ fn opening_and_ending_ride_on_data() {
     );
     server.write(id, Bytes::from_static(b"three")).unwrap();
     server.finish(id).unwrap();
-    assert_eq!(shorts(&sent(&mut server, now)), [(DATA, ACK | FIN, 1, 5)]);
+    assert_eq!(
+        shorts(&sent(&mut server, now)),
+        [(DATA, ACK, 1, 5), (WINDOW_UPDATE, FIN, 1, 0)]
+    );
     server.release(id);
     assert_eq!(server.stream_counts().inbound, 0);
 
@@ -399,7 +405,7 @@ fn stopped_streams_come_to_an_end() {
     server.release(id);
     assert_eq!(
         shorts(&sent_but_ping(&mut server, now)),
-        [(DATA, FIN, 1, 6)]
+        [(DATA, 0, 1, 6), (WINDOW_UPDATE, FIN, 1, 0)]
     );
     assert_eq!(server.stream_counts().inbound, 1);
     input(&mut server, now, &data(0, 1, &vec![0; 100_000]));

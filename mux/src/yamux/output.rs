@@ -134,19 +134,23 @@ impl Session {
             }
             let count = may.min(room);
             let mut flags = stream.take_open_flags();
-            let end = stream.fin_queued && stream.send.len() == count;
+            // The end has a frame of its own, behind the data: go-yamux reads the flags of a frame before its payload,
+            // and a reader that looks in between sees the end and never the data.
+            let end = stream.fin_queued
+                && stream.send.len() == count
+                && (count == 0 || room - count >= HEADER_LEN);
+            stream.fin_sent = end;
+            if count > 0 {
+                out.push_inline(&Header::new(Kind::Data, flags, key.id, count as u32).encode());
+                stream.send.take(count, |part| out.push(part));
+                flags = 0;
+            }
             if end {
-                stream.fin_sent = true;
                 flags |= FIN;
             }
-            // Without data: as go opens and ends its streams.
-            let kind = if count == 0 {
-                Kind::WindowUpdate
-            } else {
-                Kind::Data
-            };
-            out.push_inline(&Header::new(kind, flags, key.id, count as u32).encode());
-            stream.send.take(count, |part| out.push(part));
+            if count == 0 || end {
+                out.push_inline(&Header::new(Kind::WindowUpdate, flags, key.id, 0).encode());
+            }
             stream.send_window -= count as u32;
             if stream.was_full && stream.send.len() <= self.config.send_buffer / 2 {
                 Self::tell_writable(&mut self.events, key.slot, stream);

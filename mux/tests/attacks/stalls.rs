@@ -175,7 +175,7 @@ fn row_35_frames_after_the_end() {
     // Our own end, then credit, then both at once.
     session.write(id, Bytes::from_static(b"answer")).unwrap();
     session.finish(id).unwrap();
-    assert_eq!(sent(&mut session, now).len(), 1);
+    assert_eq!(sent(&mut session, now).len(), 2);
     input(
         &mut session,
         &header(WINDOW_UPDATE, 0, 1, u32::MAX - WINDOW - 100),
