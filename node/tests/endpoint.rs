@@ -11,8 +11,8 @@ mod common;
 use std::time::Duration;
 
 use barewire_node::{
-    Config, DialError, Endpoint, Event, EventItem, Fault, Keypair, ListenError, Multiaddr,
-    OpenStreamError, Role, Router, Stream, StreamError, TransportError,
+    CloseReason, Config, DialError, Endpoint, Event, EventItem, Fault, Keypair, ListenError,
+    Multiaddr, OpenStreamError, Role, Router, Stream, StreamError, TransportError,
     protocols::{
         echo::{self, EchoError},
         identify, perf, ping,
@@ -445,4 +445,60 @@ async fn a_push_with_another_key_changes_nothing() {
     let _ = soon("the end", stream.read_chunk(1)).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(router.endpoint().peer_info(&peer), before);
+}
+
+#[tokio::test]
+async fn silent_connections_lose_their_place_to_newer_ones() {
+    let mut config = quick();
+    config.max_pending_inbound = 4;
+    let (router, addr) = node_with(config).await;
+    let server = router.endpoint();
+    let mut events = server.events();
+    let (socket, _) = addr.to_tcp().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(tokio::net::TcpStream::connect(socket).await.unwrap());
+    }
+    eventually("four slots taken", || server.pending_inbound() == 4).await;
+    let (_client, connection) = client_of(&addr).await;
+    ping::ping(&connection, SOON).await.unwrap();
+    assert!(server.pending_inbound() <= 4);
+    let mut dropped = 0;
+    while dropped < 6 {
+        if let Some(EventItem::Event(Event::InboundFailed { error: None, .. })) =
+            soon("an event", events.next()).await
+        {
+            dropped += 1;
+        }
+    }
+    // Whoever lost its place reads an end.
+    let mut end = [0; 64];
+    let read = tokio::io::AsyncReadExt::read(&mut silent[0], &mut end);
+    assert!(matches!(soon("the end", read).await, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn a_full_table_takes_no_more_connections() {
+    let mut config = quick();
+    config.max_connections = 2;
+    let (router, addr) = node_with(config.clone()).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (client, connection) = client_of(&addr).await;
+        ping::ping(&connection, SOON).await.unwrap();
+        held.push((client, connection));
+    }
+    let (_third, connection) = client_of(&addr).await;
+    let reason = soon("the refusal", connection.closed()).await;
+    assert_eq!(reason, CloseReason::Remote(0x1001));
+    assert_eq!(router.endpoint().connections().len(), 2);
+    // On the dialling side it is an error of the call.
+    let client = endpoint(config).await;
+    let (_a, a) = node().await;
+    let (_b, b) = node().await;
+    client.connect(a.clone()).await.unwrap();
+    client.connect(b).await.unwrap();
+    let error = client.dial(a).await.unwrap_err();
+    assert_eq!(error, DialError::TooManyConnections(2));
+    assert_eq!(error.fault(), Fault::Limit);
 }
