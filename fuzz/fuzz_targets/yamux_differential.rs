@@ -51,8 +51,10 @@ impl Len {
         match self {
             Self::Short(len) => len.into(),
             Self::Middle(len) => len.into(),
-            Self::NearWindow(by) => (256 << 10) + u32::try_from(by.max(0)).unwrap_or(0)
-                - u32::from(by.min(0).unsigned_abs()),
+            Self::NearWindow(by) => {
+                (256 << 10) + u32::try_from(by.max(0)).unwrap_or(0)
+                    - u32::from(by.min(0).unsigned_abs())
+            }
             Self::Any(len) => len,
         }
     }
@@ -80,7 +82,12 @@ struct Backend<M> {
 
 impl<M: StreamMuxer> Backend<M> {
     fn new(muxer: M) -> Self {
-        Self { muxer, told: BTreeMap::new(), error: None, gone_away: false }
+        Self {
+            muxer,
+            told: BTreeMap::new(),
+            error: None,
+            gone_away: false,
+        }
     }
 
     /// Feeds one frame and reads all there is.
@@ -100,7 +107,9 @@ impl<M: StreamMuxer> Backend<M> {
             }
         }
         for (id, told) in &mut self.told {
-            let Ok(id) = StreamId::try_from(*id) else { continue };
+            let Ok(id) = StreamId::try_from(*id) else {
+                continue;
+            };
             let (bytes, end) = read_all(&mut self.muxer, now, id);
             if !told.finished {
                 told.bytes.extend(bytes);
@@ -142,13 +151,21 @@ fuzz_target!(|input: Vec<Sent>| {
         let kind = frame.kind % 5;
         let flags = u16::from(frame.flags) % 32;
         // Few ids: 0, ours, theirs.
-        let id = if kind >= PING && frame.id < 200 { 0 } else { u32::from(frame.id % 12) };
+        let id = if kind >= PING && frame.id < 200 {
+            0
+        } else {
+            u32::from(frame.id % 12)
+        };
         let len = frame.len.get();
         if kind == PING && flags & ACK != 0 {
             // An unsolicited pong, see above.
             continue;
         }
-        if ours.told.get(&id).is_some_and(|told| told.done && told.reset) {
+        if ours
+            .told
+            .get(&id)
+            .is_some_and(|told| told.done && told.reset)
+        {
             // The crate does not count it as reset, see above.
             continue;
         }
@@ -200,7 +217,9 @@ fuzz_target!(|input: Vec<Sent>| {
         }
         let ended = |told: &Told| told.finished || told.reset;
         for (id, told) in &mut ours.told {
-            let Some(other) = theirs.told.get_mut(id) else { panic!("the crate has no stream {id}") };
+            let Some(other) = theirs.told.get_mut(id) else {
+                panic!("the crate has no stream {id}")
+            };
             if ended(told) || ended(other) {
                 // After the end the crate goes on to deliver and to grant.
                 other.credit = told.credit;

@@ -22,8 +22,11 @@ const PERIOD: usize = 4_093;
 const MUCH: usize = 300_000;
 
 /// What all streams carry, each from a place of its own on.
-static BYTES: LazyLock<Bytes> =
-    LazyLock::new(|| (0..PERIOD + MUCH).map(|at| (at % PERIOD * 31) as u8).collect());
+static BYTES: LazyLock<Bytes> = LazyLock::new(|| {
+    (0..PERIOD + MUCH)
+        .map(|at| (at % PERIOD * 31) as u8)
+        .collect()
+});
 
 /// `len` bytes of the stream `id` in the direction from `from`, from `offset` on.
 fn pattern(id: StreamId, from: usize, offset: usize, len: usize) -> Bytes {
@@ -42,13 +45,29 @@ enum Op {
     Open,
     FlushOpen(u8),
     Accept(u8),
-    Write { stream: u8, len: u16 },
-    WriteCopy { stream: u8, len: u16 },
-    WriteMuch { stream: u8 },
-    Read { stream: u8, max: u16 },
-    ReadAll { stream: u8 },
+    Write {
+        stream: u8,
+        len: u16,
+    },
+    WriteCopy {
+        stream: u8,
+        len: u16,
+    },
+    WriteMuch {
+        stream: u8,
+    },
+    Read {
+        stream: u8,
+        max: u16,
+    },
+    ReadAll {
+        stream: u8,
+    },
     Finish(u8),
-    Reset { stream: u8, code: u16 },
+    Reset {
+        stream: u8,
+        code: u16,
+    },
     Stop(u8),
     Release(u8),
     Events,
@@ -148,7 +167,10 @@ fuzz_target!(|input: Input| {
 
 impl World {
     fn direction(&mut self, id: StreamId, from: usize) -> &mut Direction {
-        let fresh = || Direction { credit: 256 << 10, ..Direction::default() };
+        let fresh = || Direction {
+            credit: 256 << 10,
+            ..Direction::default()
+        };
         self.directions.entry((id, from)).or_insert_with(fresh)
     }
 
@@ -225,7 +247,9 @@ impl World {
             Op::Ping => side.session.ping(self.now),
             Op::Compact(max) => side.session.compact(max.into()),
             Op::Timeout => {
-                side.session.handle_timeout(self.now).expect("no deadline has passed");
+                side.session
+                    .handle_timeout(self.now)
+                    .expect("no deadline has passed");
             }
             Op::Advance(millis) => {
                 let next = self.now + Duration::from_millis(millis.into());
@@ -241,7 +265,9 @@ impl World {
     }
 
     fn write(&mut self, at: usize, stream: u8, len: usize, copy: bool) {
-        let Some(id) = self.sides[at].pick(stream) else { return };
+        let Some(id) = self.sides[at].pick(stream) else {
+            return;
+        };
         let offset = self.direction(id, at).written;
         let data = pattern(id, at, offset, len);
         let session = &mut self.sides[at].session;
@@ -309,7 +335,9 @@ impl World {
         self.out.set_limit(limit.clamp(24, 65_519));
         let side = &mut self.sides[at];
         let wanted = side.session.wants_transmit();
-        let Some(record) = transmit(&mut side.session, self.now, &mut self.out) else { return };
+        let Some(record) = transmit(&mut side.session, self.now, &mut self.out) else {
+            return;
+        };
         assert!(wanted, "frames that nobody was told of");
         side.wire.extend_from_slice(&record);
         for frame in frames(&record) {
@@ -342,7 +370,11 @@ impl World {
         let theirs_opened = self.direction(id, 1 - at).opened;
         let direction = self.direction(id, at);
         assert!(!direction.rst, "a frame after a reset");
-        assert_eq!(flag(SYN), ours && !direction.opened, "SYN is first, and once");
+        assert_eq!(
+            flag(SYN),
+            ours && !direction.opened,
+            "SYN is first, and once"
+        );
         assert!(ours || theirs_opened);
         direction.opened = true;
         if flag(ACK) {
@@ -353,7 +385,11 @@ impl World {
             assert!(frame.payload.len() <= 65_507 && !frame.payload.is_empty());
             assert!(!direction.fin, "data after the end");
             let len = u64::from(frame.len);
-            assert!(len <= direction.credit, "{len} bytes for {} of credit", direction.credit);
+            assert!(
+                len <= direction.credit,
+                "{len} bytes for {} of credit",
+                direction.credit
+            );
             direction.credit -= len;
         }
         if flag(FIN) {
@@ -372,8 +408,14 @@ impl World {
         let count = count.min(from.wire.len());
         let bytes = from.wire.split_to(count).freeze();
         from.taken += count as u64;
-        while self.sides[1 - at].on_wire.front().is_some_and(|(end, _)| *end <= self.sides[1 - at].taken) {
-            let Some((_, frame)) = self.sides[1 - at].on_wire.pop_front() else { break };
+        while self.sides[1 - at]
+            .on_wire
+            .front()
+            .is_some_and(|(end, _)| *end <= self.sides[1 - at].taken)
+        {
+            let Some((_, frame)) = self.sides[1 - at].on_wire.pop_front() else {
+                break;
+            };
             if frame.kind == PING && frame.flags == SYN {
                 self.sides[at].pings_in += 1;
             }
@@ -382,7 +424,10 @@ impl World {
                 self.direction(id, at).credit += u64::from(frame.len);
             }
         }
-        self.sides[at].session.handle_input(self.now, bytes).expect("frames of our own");
+        self.sides[at]
+            .session
+            .handle_input(self.now, bytes)
+            .expect("frames of our own");
     }
 
     /// Lets everything arrive and be read, and looks whether all that was written came.
@@ -410,8 +455,14 @@ impl World {
         assert!(!self.sides.iter().any(|side| side.session.wants_transmit()));
         for ((id, from), direction) in &self.directions {
             if !direction.given_up {
-                assert_eq!(direction.read, direction.written, "bytes of {id} from {from} are lost");
-                assert_eq!(direction.ended, direction.finished, "the end of {id} from {from}");
+                assert_eq!(
+                    direction.read, direction.written,
+                    "bytes of {id} from {from} are lost"
+                );
+                assert_eq!(
+                    direction.ended, direction.finished,
+                    "the end of {id} from {from}"
+                );
             }
         }
         for side in &mut self.sides {
