@@ -19,6 +19,8 @@ const HELD: usize = 1000;
 /// Where the dialler and the listener of a ping run.
 const DIALLER_CPU: usize = 0;
 const LISTENER_CPU: usize = 1;
+/// Load average up to which a machine counts as quiet.
+const QUIET: f64 = 0.5;
 
 /// What `compare` takes.
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let programs = Program::build_all();
+    let load = load();
+    if load > QUIET {
+        eprintln!(
+            "the machine is busy (load {load}): who runs more threads gets more of it, so throughput ratios mislead"
+        );
+    }
     let groups: Vec<_> = Group::value_variants()
         .iter()
         .copied()
@@ -84,7 +92,11 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     if options.json {
         println!("{}", bench.samples.to_json());
     } else {
-        println!("{}\n{}", machine(), bench.samples.render());
+        println!(
+            "{}, load {load} before\n{}",
+            machine(),
+            bench.samples.render()
+        );
     }
     Ok(())
 }
@@ -403,6 +415,15 @@ fn report(what: &str, outcome: Result<(), Failure>) {
     if let Err(cause) = outcome {
         eprintln!("{what} failed: {cause}");
     }
+}
+
+/// Load average of the last minute.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(0.0)
 }
 
 /// What the figures were taken on.
