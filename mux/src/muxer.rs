@@ -147,11 +147,11 @@ pub trait StreamMuxer: Send {
         Ok(n)
     }
 
-    /// How many bytes the send buffer has room for; 0 when full.
+    /// How many bytes the send buffer has room for; 0 when full, and then [`Event::Writable`] follows.
     ///
     /// # Errors
     /// The same as a write would get, [`WriteError::Full`] apart.
-    fn send_capacity(&self, id: StreamId) -> Result<usize, WriteError>;
+    fn send_capacity(&mut self, id: StreamId) -> Result<usize, WriteError>;
 
     /// Ends our side after what was written.
     ///

@@ -256,7 +256,10 @@ fn payload_is_slices_of_the_input() {
 #[test]
 fn no_stream_delays_another_by_more_than_a_frame() {
     let now = Instant::now();
-    let mut client = session(Role::Client, now);
+    let mut config = Config::default();
+    // Full buffers of all streams, which the bound on their sum would shrink.
+    config.send_memory = usize::MAX;
+    let mut client = Session::new(Role::Client, config, Budget::unlimited(), now);
     let ids: Vec<_> = (0..20).map(|_| client.open_stream(now).unwrap()).collect();
     let (quiet, bulk) = ids.split_last().unwrap();
     for id in &ids {
@@ -600,4 +603,50 @@ proptest! {
         }
         prop_assert_eq!(got, want);
     }
+}
+
+/// A peer that grants credit to none of many streams makes us hold little for each; once it does, every writer that
+/// waited is told, and all arrives.
+#[test]
+fn queued_bytes_are_bounded_over_all_streams() {
+    const EACH: usize = 1 << 20;
+    const ITEM: usize = 16 << 10;
+    let now = Instant::now();
+    let mut client = session(Role::Client, now);
+    let ids: Vec<_> = (0..200).map(|_| client.open_stream(now).unwrap()).collect();
+    let mut written: BTreeMap<StreamId, usize> = ids.iter().map(|id| (*id, 0)).collect();
+    let fill = |client: &mut Session, written: &mut BTreeMap<StreamId, usize>, id: StreamId| {
+        let done = written.get_mut(&id).unwrap();
+        while *done < EACH && client.send_capacity(id).unwrap() > 0 {
+            client.write(id, vec![7; ITEM].into()).unwrap();
+            *done += ITEM;
+        }
+    };
+    for id in &ids {
+        fill(&mut client, &mut written, *id);
+    }
+    let bound = Config::default().send_memory + ids.len() * ((64 << 10) + ITEM);
+    println!(
+        "200 streams that cannot send hold {} KiB of at most {} KiB",
+        client.queued() >> 10,
+        bound >> 10
+    );
+    assert!(client.queued() <= bound + EACH);
+    sent(&mut client, now);
+    for id in &ids {
+        let credit = header(WINDOW_UPDATE, ACK, id.get(), 1 << 30);
+        input(&mut client, now, &credit);
+    }
+    let mut out = TransmitBuf::new(RECORD);
+    let mut arrived = 0;
+    while transmit(&mut client, now, &mut out).is_some() {
+        while let Some(event) = client.poll_event() {
+            if let Event::Writable(id) = event {
+                fill(&mut client, &mut written, id);
+            }
+        }
+        arrived += 1;
+    }
+    assert_eq!(client.queued(), 0, "after {arrived} records");
+    assert!(written.values().all(|done| *done == EACH), "{written:?}");
 }

@@ -134,9 +134,15 @@ impl StreamMuxer for Session {
         })
     }
 
-    fn send_capacity(&self, id: StreamId) -> Result<usize, WriteError> {
-        let (_, stream) = self.writable(id)?;
-        Ok(self.config.send_buffer.saturating_sub(stream.send.len()))
+    fn send_capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
+        let (key, _) = self.writable(id)?;
+        let limit = self.send_limit();
+        let Some(stream) = get(&mut self.slots, key) else {
+            return Err(WriteError::Unknown);
+        };
+        let room = limit.saturating_sub(stream.send.len());
+        stream.was_full |= room == 0;
+        Ok(room)
     }
 
     fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {

@@ -45,6 +45,9 @@ pub struct Config {
     pub max_outbound: usize,
     /// Bytes of one stream that wait to be sent.
     pub send_buffer: usize,
+    /// Bytes of all streams that wait to be sent, above which a stream may queue no more than 64 KiB: a peer that reads
+    /// the answers on none of its streams must not make us hold a whole buffer for each.
+    pub send_memory: usize,
     /// A ping is sent after this time without input (half of go's and hashicorp's 30 s).
     pub keepalive_interval: Duration,
     /// The session ends after this time without input.
@@ -68,6 +71,7 @@ impl Default for Config {
             max_pending_inbound: 128,
             max_outbound: 256,
             send_buffer: 1 << 20,
+            send_memory: 4 << 20,
             keepalive_interval: Duration::from_secs(15),
             keepalive_timeout: Duration::from_secs(30),
             write_deadline: Duration::from_secs(60),

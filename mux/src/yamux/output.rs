@@ -104,6 +104,7 @@ impl Session {
         while out.remaining() > HEADER_LEN
             && let Some((key, turn)) = self.schedule.next()
         {
+            let limit = self.send_limit();
             let Some(stream) = get(&mut self.slots, key) else {
                 continue;
             };
@@ -152,7 +153,8 @@ impl Session {
                 out.push_inline(&Header::new(Kind::WindowUpdate, flags, key.id, 0).encode());
             }
             stream.send_window -= count as u32;
-            if stream.was_full && stream.send.len() <= self.config.send_buffer / 2 {
+            self.queued = self.queued.saturating_sub(count);
+            if stream.was_full && stream.send.len() <= limit / 2 {
                 Self::tell_writable(&mut self.events, key.slot, stream);
             }
             if stream.send.is_empty() {

@@ -20,6 +20,9 @@ use crate::muxer::{Role, StreamCounts, StreamId, StreamMuxer};
 /// Streams of ours that the peer has not acknowledged: go and rust stop opening at this many.
 const MAX_UNACKED: usize = 256;
 
+/// What a stream may queue when all together hold more than [`Config::send_memory`].
+const SEND_BUFFER_UNDER_PRESSURE: usize = 64 << 10;
+
 /// A yamux session: frames in, frames out, streams in between.
 ///
 /// - Received payload is handed out as slices of the input, also while its frame is not complete. What is not read when
@@ -39,6 +42,8 @@ pub struct Session {
     pub(super) unsettled: Vec<Key>,
     /// Received bytes that were copied because they were not read soon.
     pub(super) copied: u64,
+    /// Bytes of all streams that wait to be sent.
+    pub(super) queued: usize,
 
     pub(super) slots: Vec<Option<Box<Stream>>>,
     free: Vec<u32>,
@@ -108,6 +113,7 @@ impl Session {
             body: Body::NONE,
             unsettled: Vec::new(),
             copied: 0,
+            queued: 0,
             slots: Vec::new(),
             free: Vec::new(),
             ids: IdMap::default(),
@@ -310,6 +316,7 @@ impl Session {
             return;
         }
         stream.reset = Some(code);
+        self.queued = self.queued.saturating_sub(stream.send.len());
         stream.send.clear();
         let unread = stream.recv.clear();
         let grown = stream.grown();
@@ -388,6 +395,7 @@ impl Session {
                 id: stream.id,
             };
             if by_peer && stream.handed_out && !stream.released {
+                self.queued = self.queued.saturating_sub(stream.send.len());
                 stream.send.clear();
                 stream.blocked_since = None;
                 stream.linger_since = None;
@@ -426,6 +434,16 @@ impl Session {
         Ok((key, stream))
     }
 
+    /// What a stream may have queued now.
+    #[inline]
+    pub(super) fn send_limit(&self) -> usize {
+        if self.queued < self.config.send_memory {
+            self.config.send_buffer
+        } else {
+            self.config.send_buffer.min(SEND_BUFFER_UNDER_PRESSURE)
+        }
+    }
+
     /// Queues bytes by `push` if there is room, which gets how many.
     #[inline]
     pub(super) fn enqueue<R>(
@@ -435,16 +453,18 @@ impl Session {
     ) -> Result<R, WriteError> {
         let (key, _) = self.writable(id)?;
         self.recent = key;
-        let limit = self.config.send_buffer;
+        let limit = self.send_limit();
         let Some(stream) = get(&mut self.slots, key) else {
             return Err(WriteError::Unknown);
         };
-        let room = limit.saturating_sub(stream.send.len());
+        let before = stream.send.len();
+        let room = limit.saturating_sub(before);
         if room == 0 {
             stream.was_full = true;
             return Err(WriteError::Full);
         }
         let pushed = push(stream, room);
+        self.queued += stream.send.len() - before;
         if stream.send.len() >= limit {
             stream.was_full = true;
         }

@@ -506,8 +506,8 @@ impl StreamMuxer for CrateSession {
         Ok(())
     }
 
-    fn send_capacity(&self, id: StreamId) -> Result<usize, WriteError> {
-        let held = self.streams.get(&id.0).ok_or(WriteError::Unknown)?;
+    fn send_capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
+        let held = self.streams.get_mut(&id.0).ok_or(WriteError::Unknown)?;
         if held.reset {
             return Err(if self.ended.is_some() {
                 WriteError::Closed
@@ -518,7 +518,9 @@ impl StreamMuxer for CrateSession {
         if held.fin_queued {
             return Err(WriteError::Finished);
         }
-        Ok(SEND_BUFFER.saturating_sub(held.queued))
+        let room = SEND_BUFFER.saturating_sub(held.queued);
+        held.was_full |= room == 0;
+        Ok(room)
     }
 
     fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {
