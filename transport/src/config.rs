@@ -32,8 +32,8 @@ pub struct UpgradeConfig {
     pub yamux: yamux::Config,
     /// Memory budget that connections take their children from.
     pub budget: Budget,
-    /// Bytes one connection may charge to [`budget`](Self::budget). Default 256 MiB: one stream at
-    /// the 64 MiB window on several streams at once.
+    /// Bytes one connection may charge to [`budget`](Self::budget). Default 256 MiB: two streams
+    /// at their largest window.
     pub connection_budget: usize,
     /// Deadline of each stage (security negotiation, handshake, muxer negotiation). Default 10 s,
     /// as rust-libp2p; progress does not extend it.
