@@ -92,16 +92,25 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
             json!({"event": "listening", "peer": peer.to_string(), "addr": addr.to_string()});
         output::event(args.node.json, &value, || format!("listening on {addr}"));
     }
-    tokio::select! {
-        () = stdin_closed() => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    // A second signal ends the wait.
+    // A second signal ends the wait. A first one that comes together with the end of stdin, as a
+    // supervisor may send both, is not a second one.
+    let mut more_signals = tokio::select! {
+        () = stdin_closed() => 2,
+        _ = terminate.recv() => 1,
+        _ = interrupt.recv() => 1,
+    };
+    let impatience = async {
+        while more_signals > 0 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            more_signals -= 1;
+        }
+    };
     let report = tokio::select! {
         report = router.shutdown(DRAIN) => report,
-        _ = terminate.recv() => return Err(STOPPED.into()),
-        _ = interrupt.recv() => return Err(STOPPED.into()),
+        () = impatience => return Err(STOPPED.into()),
     };
     if report.is_clean() {
         return Ok(());
