@@ -102,8 +102,6 @@ pub(crate) struct StreamState {
     pub(crate) inline: Option<Box<dyn InlineHandler>>,
     /// This side has finished or reset its direction.
     pub(crate) write_closed: bool,
-    /// The remote has finished, or this side has stopped reading.
-    pub(crate) read_closed: bool,
     /// Halves alive.
     pub(crate) halves: u8,
 }

@@ -323,9 +323,6 @@ impl ReadHalf {
             ReadOutcome::Chunk(chunk) => Poll::Ready(Ok(Some(chunk))),
             ReadOutcome::Finished => {
                 self.ended = true;
-                if let Some(stream) = state.streams.get_mut(&self.id) {
-                    stream.read_closed = true;
-                }
                 Poll::Ready(Ok(None))
             }
             ReadOutcome::Pending => match state.closed_error() {
@@ -356,9 +353,6 @@ impl ReadHalf {
             self.ended = true;
             let mut state = self.connection.shared().state.lock();
             state.mux.stop(self.id, code);
-            if let Some(stream) = state.streams.get_mut(&self.id) {
-                stream.read_closed = true;
-            }
         }
     }
 }
