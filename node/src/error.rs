@@ -1,7 +1,7 @@
 //! Errors of the endpoint, one enum per operation.
 
 use barewire_base::{Fault, Multiaddr, PeerId};
-use barewire_transport::{TransportError, UpgradeError};
+use barewire_transport::{ConnectError, TransportError, UpgradeError};
 
 /// Why an endpoint could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +82,21 @@ pub enum DialError {
 }
 
 impl DialError {
+    pub(crate) fn new(addr: &Multiaddr, error: ConnectError) -> Self {
+        let addr = addr.clone();
+        match error {
+            ConnectError::Transport(error) => Self::Transport(error),
+            ConnectError::Upgrade(error) => match error.peer_id_mismatch() {
+                Some((expected, actual)) => Self::WrongPeer {
+                    addr,
+                    expected,
+                    actual,
+                },
+                None => Self::Upgrade { addr, error },
+            },
+        }
+    }
+
     /// Who is at fault.
     #[must_use]
     pub fn fault(&self) -> Fault {

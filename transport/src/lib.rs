@@ -14,7 +14,6 @@
 
 mod config;
 mod connection;
-mod dial;
 mod driver;
 mod error;
 mod inbound;
@@ -23,14 +22,17 @@ mod slab;
 mod stream;
 pub mod tcp;
 mod transmit;
+mod transports;
 mod upgrade;
 
 pub use config::{MuxerKind, UpgradeConfig};
 pub use connection::{Connection, ConnectionInfo, ConnectionStats};
-pub use dial::{Listener, RawConnection, TransportError, dial, listen};
 pub use error::{CloseReason, NegotiateError, OpenStreamError, StreamError, UpgradeError};
 pub use inbound::{InboundStream, InboundStreams};
 pub use stream::{InlineHandler, ReadHalf, Stream, WriteHalf};
+pub use transports::{
+    ConnectError, Incoming, Listener, RawConnection, TransportConfig, TransportError, Transports,
+};
 pub use upgrade::{upgrade_halves, upgrade_inbound, upgrade_outbound};
 
 pub use barewire_base::{Fault, Multiaddr, PeerId};

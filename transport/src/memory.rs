@@ -11,7 +11,7 @@ use barewire_base::{Multiaddr, Protocol};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::dial::RawConnection;
+use crate::transports::RawConnection;
 
 /// Bytes a memory connection holds in each direction before its writer waits.
 const PIPE: usize = 256 * 1024;

@@ -6,7 +6,7 @@ use barewire_base::Multiaddr;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::dial::RawConnection;
+use crate::transports::RawConnection;
 
 /// Settings of TCP sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,12 +20,12 @@ use tokio::{
 use crate::{
     config::{MuxerKind, UpgradeConfig},
     connection::{Connection, ConnectionInfo, Handle, Shared, State, now},
-    dial::RawConnection,
     driver::{BoxReader, Driver, Limits, feed},
     error::UpgradeError,
     inbound::InboundStreams,
     slab::ReadSlab,
     transmit::{BoxWriter, Transmitter},
+    transports::RawConnection,
 };
 
 /// multistream id of Noise.

@@ -3,7 +3,7 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use barewire_base::Multiaddr;
-use barewire_transport::{Listener, RawConnection, Role, upgrade_halves};
+use barewire_transport::{Incoming, Listener};
 
 use super::{Shared, pending::SlotId};
 use crate::{codes, error::ListenError, events::Event};
@@ -20,7 +20,7 @@ pub(super) fn listen(shared: &Arc<Shared>, addr: &Multiaddr) -> Result<Multiaddr
     if let Some(peer) = addr.peer_id().filter(|peer| *peer != shared.peer_id) {
         return Err(ListenError::OtherPeer(peer));
     }
-    let listener = barewire_transport::listen(addr, &shared.config.tcp)?;
+    let listener = shared.transports.listen(addr)?;
     let bound = listener.local_addr().clone();
     shared.change_local(|local| {
         let mut addrs = local.listen_addrs.clone();
@@ -45,9 +45,9 @@ async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(raw) => {
+            Ok(incoming) => {
                 pause = MIN_PAUSE;
-                admit(&shared, raw);
+                admit(&shared, incoming);
             }
             Err(error) if concerns_one_connection(&error) => {
                 tracing::debug!(%addr, %error, "a connection died before it was accepted");
@@ -85,14 +85,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(shared: &Arc<Shared>, raw: RawConnection) {
-    let remote = raw.remote_addr().clone();
+fn admit(shared: &Arc<Shared>, incoming: Incoming) {
+    let remote = incoming.remote_addr().clone();
     let ip: Option<IpAddr> = remote.to_tcp().map(|(socket, _)| socket.ip());
     let (slot, dropped) = shared.pending.lock().admit(ip);
     if let Some(oldest) = dropped {
         oldest.abort();
     }
-    let upgrade = upgrade(Arc::clone(shared), raw, remote, slot);
+    let upgrade = upgrade(Arc::clone(shared), incoming, remote, slot);
     let handle = shared.tasks.spawn(upgrade).abort_handle();
     // Without its slot the upgrade is either over, and aborting it changes nothing, or another
     // listener has given the slot to a newer connection meanwhile.
@@ -120,14 +120,14 @@ impl Drop for DroppedUpgrade<'_> {
     }
 }
 
-async fn upgrade(shared: Arc<Shared>, raw: RawConnection, remote: Multiaddr, slot: SlotId) {
+async fn upgrade(shared: Arc<Shared>, incoming: Incoming, remote: Multiaddr, slot: SlotId) {
     let mut dropped = DroppedUpgrade {
         shared: &shared,
         remote: &remote,
         armed: true,
     };
     let upgraded = tokio::select! {
-        upgraded = upgrade_halves(raw, Role::Server, &shared.upgrade, None) => upgraded,
+        upgraded = incoming.upgrade() => upgraded,
         () = shared.stop.cancelled() => {
             shared.pending.lock().finish(slot);
             dropped.armed = false;

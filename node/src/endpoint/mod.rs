@@ -17,7 +17,9 @@ use std::{
 
 use barewire_base::{Budget, Keypair, Multiaddr, PeerId};
 use barewire_security::noise;
-use barewire_transport::{Connection, InboundStreams, Role, UpgradeConfig, dial, upgrade_halves};
+use barewire_transport::{
+    Connection, InboundStreams, Role, TransportConfig, Transports, UpgradeConfig,
+};
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -60,7 +62,7 @@ pub(crate) struct Shared {
     keypair: Keypair,
     peer_id: PeerId,
     config: Config,
-    upgrade: UpgradeConfig,
+    transports: Transports,
     table: Mutex<Table<Connection, PeerInfo>>,
     pending: Mutex<Pending<AbortHandle>>,
     local: watch::Sender<Arc<Local>>,
@@ -128,12 +130,14 @@ impl EndpointBuilder {
         upgrade.yamux = config.yamux;
         upgrade.stage_timeout = config.stage_timeout;
         upgrade.total_timeout = config.upgrade_timeout;
+        let mut transport = TransportConfig::default();
+        transport.tcp = config.tcp.clone();
         let peer_id = keypair.peer_id();
         let registry = Arc::new(Registry::new(Vec::new()));
         let local = Local::new(Vec::new(), registry, keypair.public().clone());
         let shared = Shared {
             peer_id,
-            upgrade,
+            transports: Transports::new(upgrade, transport),
             table: Mutex::new(Table::new(peer_id, config.max_connections)),
             pending: Mutex::new(Pending::new(
                 config.max_pending_inbound,
@@ -214,22 +218,8 @@ impl Endpoint {
             return Err(DialError::OwnAddress(addr));
         }
         let dialled = async {
-            let raw = dial(&addr, &shared.config.tcp)
-                .await
-                .map_err(DialError::Transport)?;
-            upgrade_halves(raw, Role::Client, &shared.upgrade, expected)
-                .await
-                .map_err(|error| match error.peer_id_mismatch() {
-                    Some((expected, actual)) => DialError::WrongPeer {
-                        addr: addr.clone(),
-                        expected,
-                        actual,
-                    },
-                    None => DialError::Upgrade {
-                        addr: addr.clone(),
-                        error,
-                    },
-                })
+            let connected = shared.transports.dial(&addr, expected).await;
+            connected.map_err(|error| DialError::new(&addr, error))
         };
         let (connection, inbound) = tokio::select! {
             dialled = dialled => dialled?,

@@ -1,0 +1,282 @@
+//! The built-in transports behind one door: listen on and dial multiaddrs.
+
+use std::{io, sync::Arc};
+
+use barewire_base::{Multiaddr, PeerId, Protocol};
+use barewire_mux::Role;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    config::UpgradeConfig,
+    connection::Connection,
+    driver::BoxReader,
+    error::UpgradeError,
+    inbound::InboundStreams,
+    memory::{self, MemoryListener},
+    tcp::{self, TcpConfig, TcpListener},
+    transmit::BoxWriter,
+    upgrade::upgrade_halves,
+};
+
+/// A byte stream with its addresses, ready to be upgraded.
+pub struct RawConnection {
+    pub(crate) reader: BoxReader,
+    pub(crate) writer: BoxWriter,
+    pub(crate) local_addr: Multiaddr,
+    pub(crate) remote_addr: Multiaddr,
+}
+
+impl std::fmt::Debug for RawConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawConnection")
+            .field("local_addr", &self.local_addr)
+            .field("remote_addr", &self.remote_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RawConnection {
+    /// Any byte stream with the addresses it should be known by.
+    pub fn new<IO>(io: IO, local_addr: Multiaddr, remote_addr: Multiaddr) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (reader, writer) = tokio::io::split(io);
+        Self {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            local_addr,
+            remote_addr,
+        }
+    }
+
+    /// A byte stream of unknown origin; both addresses are `/memory/0`.
+    pub(crate) fn unaddressed<IO>(io: IO) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        Self::new(io, memory::address(0), memory::address(0))
+    }
+
+    /// Address of this side.
+    #[must_use]
+    pub fn local_addr(&self) -> &Multiaddr {
+        &self.local_addr
+    }
+
+    /// Address of the remote.
+    #[must_use]
+    pub fn remote_addr(&self) -> &Multiaddr {
+        &self.remote_addr
+    }
+}
+
+/// Why an address could not be dialled or listened on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// No built-in transport takes this address.
+    #[error("no transport for {0}; supported are /ip4/…/tcp/…, /ip6/…/tcp/… and /memory/…")]
+    Unsupported(Multiaddr),
+    /// The socket could not be opened or connected.
+    #[error("{addr}: {}", describe(*kind))]
+    Io {
+        /// Address that was tried.
+        addr: Multiaddr,
+        /// What the system said.
+        kind: io::ErrorKind,
+    },
+    /// No connection in time.
+    #[error("{0}: no answer in time; is the host up and the port open?")]
+    Timeout(Multiaddr),
+}
+
+/// What a person can do about an I/O error.
+fn describe(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::ConnectionRefused => {
+            "connection refused; is a node listening on that port?".into()
+        }
+        io::ErrorKind::AddrInUse => "the port is in use; choose another or use port 0".into(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need privileges".into()
+        }
+        kind => kind.to_string(),
+    }
+}
+
+/// Why an address did not become a connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// No byte stream.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The remote answered but did not become a connection.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
+}
+
+/// Settings of the built-in transports.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TransportConfig {
+    /// Socket options of TCP listeners and dials.
+    pub tcp: TcpConfig,
+}
+
+/// The transports of one node with what they share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Transports {
+    upgrade: Arc<UpgradeConfig>,
+    config: Arc<TransportConfig>,
+}
+
+impl Transports {
+    /// Transports that upgrade what they connect by `upgrade`.
+    #[must_use]
+    pub fn new(upgrade: UpgradeConfig, config: TransportConfig) -> Self {
+        Self {
+            upgrade: Arc::new(upgrade),
+            config: Arc::new(config),
+        }
+    }
+
+    /// Opens a listening socket on the transport part of `addr`; a trailing `/p2p` is ignored.
+    pub fn listen(&self, addr: &Multiaddr) -> Result<Listener, TransportError> {
+        if let Some((socket, _)) = addr.to_tcp() {
+            return TcpListener::bind(socket, &self.config.tcp)
+                .map(|listener| self.listener(Socket::Tcp(listener)))
+                .map_err(|error| io_error(addr, &error));
+        }
+        match memory_port(addr) {
+            Some(port) => MemoryListener::bind(port)
+                .map(|listener| self.listener(Socket::Memory(listener)))
+                .map_err(|error| io_error(addr, &error)),
+            None => Err(TransportError::Unsupported(addr.clone())),
+        }
+    }
+
+    fn listener(&self, socket: Socket) -> Listener {
+        Listener {
+            socket,
+            upgrade: Arc::clone(&self.upgrade),
+        }
+    }
+
+    /// Connects to one address: a socket, then the upgrade, as which the remote proves its
+    /// identity. With `expected`, any other identity is refused; a trailing `/p2p` of `addr` is
+    /// not looked at.
+    ///
+    /// Cancel safe: a dropped call closes the socket.
+    pub async fn dial(
+        &self,
+        addr: &Multiaddr,
+        expected: Option<PeerId>,
+    ) -> Result<(Connection, InboundStreams), ConnectError> {
+        let raw = self.connect(addr).await?;
+        Ok(upgrade_halves(raw, Role::Client, &self.upgrade, expected).await?)
+    }
+
+    /// Opens a byte stream to the transport part of `addr`.
+    async fn connect(&self, addr: &Multiaddr) -> Result<RawConnection, TransportError> {
+        let config = &self.config.tcp;
+        if let Some((socket, _)) = addr.to_tcp() {
+            let connecting = tcp::connect(socket, config);
+            return match tokio::time::timeout(config.connect_timeout, connecting).await {
+                Ok(connected) => connected.map_err(|error| io_error(addr, &error)),
+                Err(_) => Err(TransportError::Timeout(addr.clone())),
+            };
+        }
+        match memory_port(addr) {
+            Some(port) => memory::connect(port)
+                .await
+                .map_err(|error| io_error(addr, &error)),
+            None => Err(TransportError::Unsupported(addr.clone())),
+        }
+    }
+}
+
+/// A listening socket of a built-in transport.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    upgrade: Arc<UpgradeConfig>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Memory(MemoryListener),
+}
+
+impl Listener {
+    /// Address it listens on, with the port the system chose.
+    #[must_use]
+    pub fn local_addr(&self) -> &Multiaddr {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr(),
+            Socket::Memory(listener) => listener.local_addr(),
+        }
+    }
+
+    /// The next connection attempt. Cancel safe. An error concerns that one attempt, or says that
+    /// the process is out of descriptors; the listener stays usable.
+    pub async fn accept(&mut self) -> io::Result<Incoming> {
+        let raw = match &mut self.socket {
+            Socket::Tcp(listener) => listener.accept().await,
+            Socket::Memory(listener) => listener.accept().await,
+        }?;
+        Ok(Incoming {
+            raw,
+            upgrade: Arc::clone(&self.upgrade),
+        })
+    }
+}
+
+/// A connection attempt of a remote that has cost little so far. Dropping it refuses it.
+#[derive(Debug)]
+pub struct Incoming {
+    raw: RawConnection,
+    upgrade: Arc<UpgradeConfig>,
+}
+
+impl Incoming {
+    /// Address of this side.
+    #[must_use]
+    pub fn local_addr(&self) -> &Multiaddr {
+        self.raw.local_addr()
+    }
+
+    /// Address of the remote.
+    #[must_use]
+    pub fn remote_addr(&self) -> &Multiaddr {
+        self.raw.remote_addr()
+    }
+
+    /// Makes a connection of it.
+    ///
+    /// Cancel safe: a dropped call closes the socket.
+    pub async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
+        upgrade_halves(self.raw, Role::Server, &self.upgrade, None).await
+    }
+}
+
+fn io_error(addr: &Multiaddr, error: &io::Error) -> TransportError {
+    TransportError::Io {
+        addr: addr.clone(),
+        kind: error.kind(),
+    }
+}
+
+/// The port of `/memory/N[/p2p/…]`.
+fn memory_port(addr: &Multiaddr) -> Option<u64> {
+    let mut parts = addr.iter();
+    let Some(Protocol::Memory(port)) = parts.next() else {
+        return None;
+    };
+    match (parts.next(), parts.next()) {
+        (None | Some(Protocol::P2p(_)), None) => Some(port),
+        _ => None,
+    }
+}
