@@ -1,5 +1,6 @@
-//! Helpers of the tests that need more than one process: foreign peers built on demand, and processes that speak
-//! JSON lines.
+//! Helpers of the tests that need more than one process: foreign peers built on demand, processes that speak
+//! JSON lines, and networks with latency.
 
 pub mod peers;
 pub mod process;
+pub mod wan;
