@@ -112,10 +112,8 @@ pub struct Dialer {
     /// The protocol whose answer is awaited.
     current: usize,
     header_sent: bool,
-    header_read: usize,
     proposal_due: bool,
-    lines: LineReader,
-    state: State,
+    incoming: Incoming,
 }
 
 /// How far either role has come.
@@ -124,6 +122,62 @@ enum State {
     Running,
     Agreed(Arc<str>),
     Failed(NegotiationError),
+}
+
+/// What either role reads: the header, then line after line until one decides.
+#[derive(Debug)]
+struct Incoming {
+    header_read: usize,
+    lines: LineReader,
+    state: State,
+}
+
+impl Incoming {
+    fn new(state: State) -> Self {
+        Self {
+            header_read: 0,
+            lines: LineReader::default(),
+            state,
+        }
+    }
+
+    /// Hands each line of `input` to `decide` until the state it returns, or an error, is the end. Returns
+    /// how many bytes that used; an error stays.
+    fn read(
+        &mut self,
+        input: &[u8],
+        mut decide: impl FnMut(&[u8]) -> Result<State, NegotiationError>,
+    ) -> Result<usize, NegotiationError> {
+        let mut used = 0;
+        if matches!(self.state, State::Running) {
+            match read_header(&mut self.header_read, input) {
+                Ok(taken) => used = taken,
+                Err(error) => self.state = State::Failed(error),
+            }
+        }
+        loop {
+            match self.state {
+                State::Running => {}
+                State::Agreed(_) => return Ok(used),
+                State::Failed(error) => return Err(error),
+            }
+            match self.lines.read(&input[used..], &mut decide) {
+                Ok((taken, None)) => return Ok(used + taken),
+                Ok((taken, Some(state))) => {
+                    used += taken;
+                    self.state = state;
+                }
+                Err(error) => self.state = State::Failed(error),
+            }
+        }
+    }
+
+    const fn outcome(&self) -> Option<&Arc<str>> {
+        match &self.state {
+            State::Agreed(protocol) => Some(protocol),
+            _ => None,
+        }
+    }
 }
 
 impl Dialer {
@@ -141,10 +195,8 @@ impl Dialer {
             protocols,
             current: 0,
             header_sent: false,
-            header_read: 0,
             proposal_due: true,
-            lines: LineReader::default(),
-            state,
+            incoming: Incoming::new(state),
         }
     }
 
@@ -172,60 +224,33 @@ impl Dialer {
     /// # Errors
     /// [`NegotiationError`]; the machine has failed then and repeats the error.
     pub fn handle_input(&mut self, input: &[u8]) -> Result<usize, NegotiationError> {
-        let mut used = match self.state {
-            State::Running => self.read_header(input)?,
-            _ => 0,
-        };
-        loop {
-            match self.state {
-                State::Running => {}
-                State::Agreed(_) => return Ok(used),
-                State::Failed(error) => return Err(error),
+        self.incoming.read(input, |line| {
+            let Some(proposed) = self.protocols.get(self.current) else {
+                return Err(NegotiationError::UnexpectedAnswer);
+            };
+            if self.proposal_due {
+                // An answer to a proposal that was not made.
+                return Err(NegotiationError::UnexpectedAnswer);
             }
-            let step = self.lines.read(&input[used..], |line| {
-                let Some(proposed) = self.protocols.get(self.current) else {
-                    return Err(NegotiationError::UnexpectedAnswer);
-                };
-                if self.proposal_due {
-                    // An answer to a proposal that was not made.
-                    return Err(NegotiationError::UnexpectedAnswer);
-                }
-                if line == proposed.as_bytes() {
-                    return Ok(State::Agreed(proposed.clone()));
-                }
-                if line != NOT_AVAILABLE_LINE {
-                    return Err(NegotiationError::UnexpectedAnswer);
-                }
-                self.current += 1;
-                if self.current == self.protocols.len() {
-                    return Err(NegotiationError::NoneAccepted);
-                }
-                self.proposal_due = true;
-                Ok(State::Running)
-            });
-            match step {
-                Ok((taken, None)) => return Ok(used + taken),
-                Ok((taken, Some(state))) => {
-                    used += taken;
-                    self.state = state;
-                }
-                Err(error) => self.state = State::Failed(error),
+            if line == proposed.as_bytes() {
+                return Ok(State::Agreed(proposed.clone()));
             }
-        }
-    }
-
-    fn read_header(&mut self, input: &[u8]) -> Result<usize, NegotiationError> {
-        let outcome = read_header(&mut self.header_read, input);
-        if let Err(error) = outcome {
-            self.state = State::Failed(error);
-        }
-        outcome
+            if line != NOT_AVAILABLE_LINE {
+                return Err(NegotiationError::UnexpectedAnswer);
+            }
+            self.current += 1;
+            if self.current == self.protocols.len() {
+                return Err(NegotiationError::NoneAccepted);
+            }
+            self.proposal_due = true;
+            Ok(State::Running)
+        })
     }
 
     /// Appends what is to be sent now and says whether it appended anything. The header goes out
     /// together with the first proposal, without waiting for the peer's.
     pub fn poll_transmit(&mut self, out: &mut BytesMut) -> bool {
-        if !matches!(self.state, State::Running) || !self.proposal_due {
+        if !matches!(self.incoming.state, State::Running) || !self.proposal_due {
             return false;
         }
         let Some(protocol) = self.protocols.get(self.current) else {
@@ -244,10 +269,7 @@ impl Dialer {
     /// The protocol both agreed on, once the peer has echoed it.
     #[must_use]
     pub const fn outcome(&self) -> Option<&Arc<str>> {
-        match &self.state {
-            State::Agreed(protocol) => Some(protocol),
-            _ => None,
-        }
+        self.incoming.outcome()
     }
 }
 
@@ -255,12 +277,10 @@ impl Dialer {
 #[derive(Debug)]
 pub struct Listener {
     header_sent: bool,
-    header_read: usize,
     proposals: usize,
     refusals_due: usize,
     echo_due: bool,
-    lines: LineReader,
-    state: State,
+    incoming: Incoming,
 }
 
 impl Default for Listener {
@@ -275,12 +295,10 @@ impl Listener {
     pub fn new() -> Self {
         Self {
             header_sent: false,
-            header_read: 0,
             proposals: 0,
             refusals_due: 0,
             echo_due: false,
-            lines: LineReader::default(),
-            state: State::Running,
+            incoming: Incoming::new(State::Running),
         }
     }
 
@@ -297,62 +315,38 @@ impl Listener {
         input: &[u8],
         supported: &mut dyn FnMut(&str) -> Option<Arc<str>>,
     ) -> Result<usize, NegotiationError> {
-        let mut used = match self.state {
-            State::Running => self.read_header(input)?,
-            _ => 0,
-        };
-        loop {
-            match self.state {
-                State::Running => {}
-                State::Agreed(_) => return Ok(used),
-                State::Failed(error) => return Err(error),
+        self.incoming.read(input, |line| {
+            self.proposals += 1;
+            if self.proposals > MAX_PROPOSALS {
+                return Err(NegotiationError::TooManyProposals);
             }
-            let step = self.lines.read(&input[used..], |line| {
-                self.proposals += 1;
-                if self.proposals > MAX_PROPOSALS {
-                    return Err(NegotiationError::TooManyProposals);
+            let proposal = std::str::from_utf8(line).map_err(|_| NegotiationError::NotUtf8)?;
+            // Only ids with a leading slash are protocols; `ls` and other words are not.
+            let accepted = if proposal.starts_with('/') {
+                supported(proposal)
+            } else {
+                None
+            };
+            match accepted {
+                Some(protocol) => {
+                    self.echo_due = true;
+                    Ok(State::Agreed(protocol))
                 }
-                let proposal = std::str::from_utf8(line).map_err(|_| NegotiationError::NotUtf8)?;
-                // Only ids with a leading slash are protocols; `ls` and other words are not.
-                let accepted = if proposal.starts_with('/') {
-                    supported(proposal)
-                } else {
-                    None
-                };
-                match accepted {
-                    Some(protocol) => {
-                        self.echo_due = true;
-                        Ok(State::Agreed(protocol))
-                    }
-                    None => {
-                        self.refusals_due += 1;
-                        Ok(State::Running)
-                    }
+                None => {
+                    self.refusals_due += 1;
+                    Ok(State::Running)
                 }
-            });
-            match step {
-                Ok((taken, None)) => return Ok(used + taken),
-                Ok((taken, Some(state))) => {
-                    used += taken;
-                    self.state = state;
-                }
-                Err(error) => self.state = State::Failed(error),
             }
-        }
-    }
-
-    fn read_header(&mut self, input: &[u8]) -> Result<usize, NegotiationError> {
-        let outcome = read_header(&mut self.header_read, input);
-        if let Err(error) = outcome {
-            self.state = State::Failed(error);
-        }
-        outcome
+        })
     }
 
     /// Appends what is to be sent now and says whether it appended anything. The header is due
     /// from the start; called after the first input, it goes out together with the answer.
+    ///
+    /// A failed machine still has the refusals it owes: a peer that sent its own bytes right behind
+    /// a proposal learns from them that the proposal was refused, not just that something failed.
     pub fn poll_transmit(&mut self, out: &mut BytesMut) -> bool {
-        if matches!(self.state, State::Failed(_)) {
+        if matches!(self.incoming.state, State::Failed(_)) && self.refusals_due == 0 {
             return false;
         }
         let before = out.len();
@@ -363,7 +357,7 @@ impl Listener {
         for _ in 0..std::mem::take(&mut self.refusals_due) {
             out.put_slice(NOT_AVAILABLE);
         }
-        if let State::Agreed(protocol) = &self.state
+        if let State::Agreed(protocol) = &self.incoming.state
             && std::mem::take(&mut self.echo_due)
         {
             put_line(protocol, out);
@@ -375,10 +369,7 @@ impl Listener {
     /// [`poll_transmit`](Self::poll_transmit).
     #[must_use]
     pub const fn outcome(&self) -> Option<&Arc<str>> {
-        match &self.state {
-            State::Agreed(protocol) => Some(protocol),
-            _ => None,
-        }
+        self.incoming.outcome()
     }
 }
 

@@ -42,6 +42,9 @@ pub enum MuxError {
     /// The peer causes more replies than it reads.
     #[error("the peer causes more replies than it reads")]
     ReplyFlood,
+    /// The peer began a frame header and did not end it in time.
+    #[error("the peer did not complete a frame header in time")]
+    SlowHeader,
     /// Nothing was received for the keepalive's time although we asked.
     #[error("the peer has not answered a ping in time")]
     KeepaliveTimeout,
@@ -54,7 +57,9 @@ impl MuxError {
     /// Who is to blame.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Protocol(_) | Self::AbortFlood | Self::ReplyFlood => Fault::Peer,
+            Self::Protocol(_) | Self::AbortFlood | Self::ReplyFlood | Self::SlowHeader => {
+                Fault::Peer
+            }
             Self::KeepaliveTimeout => Fault::Network,
             Self::Backend => Fault::Peer,
         }

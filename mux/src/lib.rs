@@ -33,4 +33,7 @@ pub mod yamux;
 pub mod yamux_crate;
 
 pub use error::{MuxError, OpenError, Violation, WriteError};
-pub use muxer::{Event, ReadOutcome, Role, StreamCounts, StreamId, StreamMuxer, ZeroStreamId};
+pub use muxer::{
+    Event, LimitsHit, ReadOutcome, Role, StreamCounts, StreamId, StreamIdHasher, StreamIdMap,
+    StreamMuxer, ZeroStreamId,
+};

@@ -1,6 +1,8 @@
 //! The trait a connection task drives, and the values that cross it.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use barewire_base::transmit::TransmitBuf;
@@ -37,6 +39,34 @@ impl TryFrom<u32> for StreamId {
         } else {
             Ok(Self(id))
         }
+    }
+}
+
+/// Something kept by stream, in a map that hashes a [`StreamId`] by one multiplication instead of a keyed hash. The peer
+/// chooses ids, but a map holds no more of them than streams are allowed (some hundred), so the worst chain is as short
+/// as that.
+pub type StreamIdMap<T> = HashMap<StreamId, T, BuildHasherDefault<StreamIdHasher>>;
+
+/// The hasher of a [`StreamIdMap`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamIdHasher(u64);
+
+impl Hasher for StreamIdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, id: u32) {
+        let product = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The table takes its bucket from the low bits, where a product is weakest.
+        self.0 = product ^ (product >> 32);
     }
 }
 
@@ -92,6 +122,15 @@ pub struct StreamCounts {
     pub inbound: usize,
     /// Opened by us.
     pub outbound: usize,
+}
+
+/// How often a session's limits have cost the peer a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsHit {
+    /// Streams that were reset when the peer opened them, because it had as many as it may.
+    pub refused: u64,
+    /// Streams that were reset because the memory budget had no room for what they held.
+    pub shed: u64,
 }
 
 /// A multiplexed session as a state machine.
@@ -209,6 +248,11 @@ pub trait StreamMuxer: Send {
     /// Streams that are not forgotten yet.
     fn stream_counts(&self) -> StreamCounts;
 
+    /// What the limits have cost the peer so far.
+    fn limits_hit(&self) -> LimitsHit {
+        LimitsHit::default()
+    }
+
     /// Bytes received and not yet read.
     fn buffered(&self) -> usize;
 
@@ -219,6 +263,6 @@ pub trait StreamMuxer: Send {
     /// Whether the session has ended, by either side.
     fn is_closed(&self) -> bool;
 
-    /// The stream with the most unread bytes, for an owner that must get memory back.
+    /// The stream with the most unread and unsent bytes, for an owner that must get memory back.
     fn fattest_stream(&self) -> Option<(StreamId, usize)>;
 }

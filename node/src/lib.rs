@@ -18,6 +18,7 @@ mod config;
 mod endpoint;
 mod error;
 mod events;
+mod incidents;
 pub mod keyfile;
 pub mod protocols;
 mod router;
@@ -31,6 +32,7 @@ pub use config::{Config, IdentifyConfig, PingConfig};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
 pub use error::{BindError, DialError, ListenError};
 pub use events::{Event, EventItem, Events};
+pub use incidents::Incident;
 pub use router::{BoxFuture, ProtocolHandler, Router, RouterBuilder, RouterError};
 
 /// The example of the README, compiled and run as a test.

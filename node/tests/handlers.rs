@@ -95,6 +95,27 @@ async fn a_panicking_handler_ends_only_its_stream() {
 }
 
 #[tokio::test]
+async fn a_handler_that_neither_reads_nor_writes_holds_no_answer_back() {
+    const IDLE: &str = "/test/idle/1";
+    let idle = |stream: Stream, _: Connection| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    };
+    let router = Router::builder(endpoint(quick()).await)
+        .accept(IDLE, idle)
+        .spawn()
+        .unwrap();
+    let addr = listen(router.endpoint(), "/ip4/127.0.0.1/tcp/0").await;
+    let (_client, connection) = client_of(&addr).await;
+    let negotiated = connection.open_stream_negotiated(&["/test/none/1", IDLE]);
+    let stream = soon("the answer", negotiated).await.unwrap();
+    assert_eq!(&**stream.protocol(), IDLE);
+    // The same where the proposal is optimistic and nothing but it is sent.
+    let mut stream = connection.open_stream(IDLE).await.unwrap();
+    soon("the answer", stream.negotiate()).await.unwrap();
+}
+
+#[tokio::test]
 async fn shutdown_lets_handlers_end_and_their_bytes_leave() {
     let router = Router::builder(endpoint(quick()).await)
         .accept(SLOW, slow)

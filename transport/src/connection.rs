@@ -1,15 +1,14 @@
 //! A secured, multiplexed connection and the state it shares with its task and its streams.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
+    collections::VecDeque,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use barewire_base::{Multiaddr, PeerId, PublicKey, multistream};
-use barewire_mux::{Event, OpenError, Role, StreamId, StreamMuxer};
+use barewire_mux::{Event, LimitsHit, OpenError, Role, StreamId, StreamIdMap, StreamMuxer};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -63,6 +62,8 @@ pub struct ConnectionStats {
     /// Bytes written to streams, or sealed, that the socket has not taken. 0 means that
     /// [`Connection::close`] cuts nothing off.
     pub bytes_queued: usize,
+    /// What the muxer's limits have cost the remote so far.
+    pub limits_hit: LimitsHit,
     /// Last round trip measured by the muxer.
     pub rtt: Option<Duration>,
     /// Received bytes that were copied on their way to [`Stream::read_chunk`](crate::Stream::read_chunk):
@@ -72,24 +73,6 @@ pub struct ConnectionStats {
     /// Plaintext bytes copied on their way to the socket: once each, when they are sealed, frame
     /// headers included; plus sealed bytes moved when a write buffer had to grow.
     pub bytes_copied_out: u64,
-}
-
-/// Stream ids are small and dense, and a peer may hold a few hundred: a multiplication spreads them.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 /// What the transport keeps for one stream beside the muxer's own state.
@@ -108,7 +91,7 @@ pub(crate) struct StreamState {
 
 pub(crate) struct State {
     pub(crate) mux: Box<dyn StreamMuxer>,
-    pub(crate) streams: HashMap<StreamId, StreamState, BuildHasherDefault<IdHasher>>,
+    pub(crate) streams: StreamIdMap<StreamState>,
     pub(crate) accept: VecDeque<StreamId>,
     pub(crate) accept_waker: Option<Waker>,
     pub(crate) accept_closed: bool,
@@ -138,7 +121,7 @@ impl State {
     pub(crate) fn new(mux: Box<dyn StreamMuxer>) -> Self {
         Self {
             mux,
-            streams: HashMap::default(),
+            streams: StreamIdMap::default(),
             accept: VecDeque::new(),
             accept_waker: None,
             accept_closed: false,
@@ -519,6 +502,7 @@ impl Connection {
             streams_inbound: streams.inbound,
             streams_outbound: streams.outbound,
             bytes_queued: state.queued(),
+            limits_hit: state.mux.limits_hit(),
             rtt: state.mux.rtt(),
             bytes_copied_in: state.stats.copied_in + state.mux.bytes_copied(),
             bytes_copied_out: state.stats.copied_out,

@@ -134,6 +134,10 @@ pub enum OpenStreamError {
     Stream(StreamError),
 }
 
+/// Reset code of a stream whose protocol negotiation failed (go-libp2p
+/// `StreamProtocolNegotiationFailed`).
+pub(crate) const NEGOTIATION_FAILED: u32 = 0x1001;
+
 /// Why a read or write on a stream failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -144,7 +148,8 @@ pub enum StreamError {
     /// The stream was reset or finished on this side.
     #[error("the stream is closed on this side")]
     LocallyClosed,
-    /// The remote refused the protocol proposed when the stream was opened.
+    /// The remote refused the protocol proposed when the stream was opened: it said so, ended the
+    /// stream without an answer, or reset it with the code for that (0x1001).
     #[error("the remote does not speak {0}")]
     ProtocolNotSupported(String),
     /// The remote broke multistream-select.
@@ -156,6 +161,14 @@ pub enum StreamError {
 }
 
 impl StreamError {
+    /// Gives a refusal that came as a reset its name.
+    pub(crate) fn of_proposal(self, proposal: &str) -> Self {
+        match self {
+            Self::Reset(NEGOTIATION_FAILED) => Self::ProtocolNotSupported(proposal.to_owned()),
+            other => other,
+        }
+    }
+
     /// Who is at fault.
     #[must_use]
     pub fn fault(&self) -> Fault {

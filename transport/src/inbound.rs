@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
     connection::{Connection, store_waker},
-    error::{NegotiateError, StreamError},
+    error::{NEGOTIATION_FAILED, NegotiateError, StreamError},
     stream::Stream,
 };
 
@@ -84,7 +84,11 @@ impl InboundStream {
     ///
     /// Does not wait when the proposal has arrived with the stream, as it does from every known
     /// implementation. There is no deadline in here. The answer travels with the first write on the
-    /// stream, or when the first read has to wait.
+    /// stream, or when the first read has to wait; who does neither soon asks for it by
+    /// [`Stream::held_answer`].
+    ///
+    /// A remote that gets no protocol reads the refusals and the end of the stream, also when it has
+    /// sent more behind its proposal; what still comes is discarded.
     pub async fn negotiate(
         self,
         mut supported: impl FnMut(&str) -> Option<Arc<str>>,
@@ -109,11 +113,24 @@ impl InboundStream {
                     Err(error) => return Err(NegotiateError::Stream(error)),
                 };
             }
-            let consumed = listener
-                .handle_input(&chunk, &mut supported)
-                .map_err(NegotiateError::Negotiation)?;
+            let consumed = listener.handle_input(&chunk, &mut supported);
+            let answered = listener.poll_transmit(&mut answer);
+            let consumed = match consumed {
+                Ok(consumed) => consumed,
+                Err(error) => {
+                    // Most often a refused proposal with the protocol's own bytes behind it. A reset
+                    // would overtake the refusal, so it only comes if the remote never ends.
+                    if answered {
+                        stream.hold_back(answer.freeze());
+                        drop(stream.finish());
+                        stream.stop(NEGOTIATION_FAILED);
+                    } else {
+                        stream.reset(NEGOTIATION_FAILED);
+                    }
+                    return Err(NegotiateError::Negotiation(error));
+                }
+            };
             chunk.advance(consumed);
-            listener.poll_transmit(&mut answer);
             if let Some(agreed) = listener.outcome() {
                 stream.agree(id, agreed.clone(), answer.freeze(), chunk);
                 return Ok(stream);

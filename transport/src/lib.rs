@@ -29,11 +29,11 @@ pub use config::{MuxerKind, UpgradeConfig};
 pub use connection::{Connection, ConnectionInfo, ConnectionStats};
 pub use error::{CloseReason, NegotiateError, OpenStreamError, StreamError, UpgradeError};
 pub use inbound::{InboundStream, InboundStreams};
-pub use stream::{InlineHandler, ReadHalf, Stream, WriteHalf};
+pub use stream::{HeldAnswer, InlineHandler, ReadHalf, Stream, WriteHalf};
 pub use transports::{
     ConnectError, Incoming, Listener, RawConnection, TransportConfig, TransportError, Transports,
 };
 pub use upgrade::{upgrade_halves, upgrade_inbound, upgrade_outbound};
 
 pub use barewire_base::{Fault, Multiaddr, PeerId};
-pub use barewire_mux::Role;
+pub use barewire_mux::{LimitsHit, Role};

@@ -69,6 +69,22 @@ pub struct WriteHalf {
     id: StreamId,
 }
 
+/// The answer to a negotiation that waits for the first write or read of its [`Stream`].
+#[derive(Debug)]
+pub struct HeldAnswer {
+    connection: Connection,
+    id: StreamId,
+}
+
+impl HeldAnswer {
+    /// Sends the answer, if no write or read has taken it along. Never waits.
+    pub fn send(self) {
+        let mut state = self.connection.shared().state.lock();
+        state.send_prefix(self.id);
+        state.wake_driver();
+    }
+}
+
 impl Stream {
     pub(crate) fn outbound(
         connection: Connection,
@@ -173,12 +189,24 @@ impl Stream {
     /// Queues `data` without a copy, waiting while the send buffer is full. Cancel safe: a cancelled
     /// call has queued nothing.
     pub async fn write_chunk(&mut self, data: Bytes) -> Result<(), StreamError> {
-        self.write.write_chunk(data).await
+        let written = self.write.write_chunk(data).await;
+        written.map_err(|error| error.of_proposal(&self.protocol))
     }
 
     /// Queues `data` and the end of this direction together, which saves a frame. Cancel safe.
     pub async fn write_last(&mut self, data: Bytes) -> Result<(), StreamError> {
-        self.write.write_last(data).await
+        let written = self.write.write_last(data).await;
+        written.map_err(|error| error.of_proposal(&self.protocol))
+    }
+
+    /// What this stream still owes of its negotiation. A handler may take long before it reads or
+    /// writes, and the remote should not wait for that.
+    #[must_use]
+    pub fn held_answer(&self) -> HeldAnswer {
+        HeldAnswer {
+            connection: self.write.connection.clone(),
+            id: self.write.id,
+        }
     }
 
     /// Ends this direction after what is queued; the remote reads an end. Never waits.
@@ -279,7 +307,9 @@ impl ReadHalf {
                             negotiating.proposal.to_string(),
                         )));
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(error.of_proposal(&negotiating.proposal)));
+                    }
                 }
             }
             let consumed = match negotiating.dialer.handle_input(&self.rest) {

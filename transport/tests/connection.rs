@@ -114,6 +114,38 @@ async fn a_refused_protocol_shows_at_the_first_read() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_not_overtaken_by_what_was_sent_behind_the_proposal() {
+    let ((client, _keep), (_server, streams)) = pair_over(4096).await;
+    serve_echo(streams);
+    let refused = StreamError::ProtocolNotSupported("/test/none/1.0.0".into());
+    // No line, and in the end more than the stream has credit for.
+    for length in [2, 300, 200_000, 2_000_000] {
+        let mut stream = client.open_stream("/test/none/1.0.0").await.unwrap();
+        let payload = Bytes::from(vec![0xff; length]);
+        let written = async {
+            // Half of the send buffer at a time, so that the writer has to wait.
+            for chunk in payload.chunks(500_000) {
+                stream.write_chunk(payload.slice_ref(chunk)).await?;
+            }
+            stream.read_chunk(10).await
+        };
+        let outcome = tokio::time::timeout(Duration::from_secs(5), written).await;
+        assert_eq!(outcome.unwrap(), Err(refused.clone()), "{length} bytes");
+    }
+    // Nothing of it is left on the connection.
+    for _ in 0..100 {
+        if client.stats().streams_outbound == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(client.stats().streams_outbound, 0);
+    let mut stream = client.open_stream(ECHO).await.unwrap();
+    stream.write_last(Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(&stream.read_chunk(10).await.unwrap().unwrap()[..], b"x");
+}
+
+#[tokio::test]
 async fn negotiates_the_second_proposal() {
     let ((client, _keep), (_server, streams)) = pair_over(4096).await;
     serve_echo(streams);

@@ -93,6 +93,29 @@ fn optimistic_data_is_left_to_the_protocol() {
 }
 
 #[test]
+fn a_refusal_goes_out_also_when_what_follows_is_no_line() {
+    let mut listener = Listener::new();
+    let input = [&optimistic_proposal("/none")[..], b"\xff\xffbytes of /none"].concat();
+    assert_eq!(
+        listener.handle_input(&input, &mut supports(&["/echo"])),
+        Err(NegotiationError::LineTooLong)
+    );
+    let answer = sent(|out| listener.poll_transmit(out));
+    assert_eq!(answer, [HEADER, NOT_AVAILABLE].concat());
+    assert!(!listener.poll_transmit(&mut BytesMut::new()), "said once");
+    let mut dialer = Dialer::proposed(arc("/none"));
+    assert_eq!(
+        dialer.handle_input(&answer),
+        Err(NegotiationError::NoneAccepted)
+    );
+    // Garbage without a proposal gets no answer.
+    let mut listener = Listener::new();
+    let input = [HEADER, b"\xff\xff"].concat();
+    assert!(listener.handle_input(&input, &mut supports(&[])).is_err());
+    assert!(!listener.poll_transmit(&mut BytesMut::new()));
+}
+
+#[test]
 fn a_listener_sends_its_header_without_waiting() {
     let mut listener = Listener::new();
     assert_eq!(sent(|out| listener.poll_transmit(out)), HEADER);
@@ -299,7 +322,7 @@ fn a_thousand_hostile_negotiations_are_cheap() {
         };
         assert_eq!(error, NegotiationError::TooManyProposals);
         answered = answered.max(out.len());
-        assert!(listener.lines.partial.capacity() <= 1100);
+        assert!(listener.incoming.lines.partial.capacity() <= 1100);
     }
     let each = start.elapsed() / 1000;
     println!("attack row 3: {each:?} CPU and {answered} bytes answered per hostile negotiation");
@@ -314,10 +337,10 @@ fn whole_lines_are_read_without_allocating() {
     listener
         .handle_input(&input, &mut |_| Some(protocol.clone()))
         .unwrap();
-    assert_eq!(listener.lines.partial.capacity(), 0);
+    assert_eq!(listener.incoming.lines.partial.capacity(), 0);
     let mut dialer = Dialer::proposed(protocol);
     dialer.handle_input(&input).unwrap();
-    assert_eq!(dialer.lines.partial.capacity(), 0);
+    assert_eq!(dialer.incoming.lines.partial.capacity(), 0);
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::session::{Ended, Session, get};
 use super::stream::Stream;
 use crate::error::{MuxError, OpenError, WriteError};
-use crate::muxer::{Event, ReadOutcome, StreamCounts, StreamId, StreamMuxer};
+use crate::muxer::{Event, LimitsHit, ReadOutcome, StreamCounts, StreamId, StreamMuxer};
 
 impl StreamMuxer for Session {
     fn handle_input(&mut self, now: Instant, input: Bytes) -> Result<(), MuxError> {
@@ -237,6 +237,10 @@ impl StreamMuxer for Session {
         self.counts
     }
 
+    fn limits_hit(&self) -> LimitsHit {
+        self.limits_hit
+    }
+
     fn buffered(&self) -> usize {
         self.memory.buffered
     }
@@ -256,8 +260,8 @@ impl StreamMuxer for Session {
     fn fattest_stream(&self) -> Option<(StreamId, usize)> {
         let streams = self.slots.iter().flatten();
         // The first of equals, so that the choice does not depend on anything but the slots.
-        let fattest = streams.rev().max_by_key(|stream| stream.recv.len())?;
-        (!fattest.recv.is_empty()).then(|| (StreamId(fattest.id), fattest.recv.len()))
+        let fattest = streams.rev().max_by_key(|stream| stream.held())?;
+        (fattest.held() > 0).then(|| (StreamId(fattest.id), fattest.held()))
     }
 }
 

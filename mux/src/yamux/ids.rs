@@ -1,7 +1,9 @@
 //! Which stream lives in which slot, and which of the peer's ids were used before.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
+
+use crate::muxer::StreamIdHasher;
 
 /// Names a stream in the session's queues: a slot may have been given to another stream meanwhile, an id never is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,32 +12,8 @@ pub(crate) struct Key {
     pub(crate) id: u32,
 }
 
-/// One multiplication instead of a keyed hash. The peer chooses ids, but the map holds no more of them than streams
-/// are allowed (some hundred), so the worst chain is as short as that.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-    }
-
-    #[inline]
-    fn write_u32(&mut self, id: u32) {
-        let product = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // The table takes its bucket from the low bits, where a product is weakest.
-        self.0 = product ^ (product >> 32);
-    }
-}
-
 /// Live streams by id.
-pub(crate) type IdMap = HashMap<u32, u32, BuildHasherDefault<IdHasher>>;
+pub(crate) type IdMap = HashMap<u32, u32, BuildHasherDefault<StreamIdHasher>>;
 
 /// Most ranges of skipped ids that are remembered. rust-yamux announces streams lazily and thus out of order, but
 /// never has more than 256 that are not acknowledged.

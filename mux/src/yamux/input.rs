@@ -75,6 +75,9 @@ impl Session {
                 self.frame(now, header)?;
             }
         }
+        if self.head_len > 0 {
+            self.timers.header_since.get_or_insert(now);
+        }
         if self.memory.buffered > before {
             self.make_room();
         }
@@ -115,6 +118,7 @@ impl Session {
             return None;
         }
         self.head_len = 0;
+        self.timers.header_since = None;
         Some(Header::decode(&self.head))
     }
 
@@ -311,6 +315,7 @@ impl Session {
                 return Err(self.fail(MuxError::ReplyFlood, Some(GO_AWAY_RATE_LIMITED)));
             }
             self.resets.push_back((id, RESET_RESOURCE_LIMIT));
+            self.limits_hit.refused += 1;
             return Ok(None);
         }
         let mut stream = Stream::new(id, true);
@@ -351,6 +356,7 @@ impl Session {
             if self.reset_fattest(RESET_RESOURCE_LIMIT).is_none() {
                 return;
             }
+            self.limits_hit.shed += 1;
         }
     }
 }

@@ -1,14 +1,15 @@
 //! What a session charges to its budget.
 //!
-//! Two things take memory: bytes that came and were not read, and credit that was granted beyond the 256 KiB a stream
-//! has by protocol, because it cannot be taken back. Charged is the larger of the two: the bytes that arrive on grown
-//! credit are then paid for already. The first 256 KiB of unread bytes of a connection are free, so that a connection
-//! whose owner reads promptly neither touches the counters that all connections share nor is hurt when others have
-//! used the budget up.
+//! Three things take memory: bytes that came and were not read, bytes that were written and not sent, and credit that
+//! was granted beyond the 256 KiB a stream has by protocol, because it cannot be taken back. Charged is the larger of
+//! the credit and the bytes: those that arrive on grown credit are then paid for already, and those that an echo moves
+//! from one queue to the other are charged once. The first 256 KiB of a connection's bytes are free, so that a
+//! connection whose two ends read promptly neither touches the counters that all connections share nor is hurt when
+//! others have used the budget up.
 
 use barewire_base::{Budget, Reservation};
 
-/// Unread bytes of a connection that are not charged.
+/// Unread and unsent bytes of a connection that are not charged.
 pub(crate) const FREE: usize = 256 << 10;
 
 /// Charges are rounded up to this, so that the shared counters are touched rarely.
@@ -20,6 +21,8 @@ pub(crate) struct Memory {
     reservation: Option<Reservation>,
     /// Bytes received and not read.
     pub(crate) buffered: usize,
+    /// Bytes written and not sent.
+    pub(crate) queued: usize,
     /// Sum over the streams of what their windows exceed the protocol's by.
     grown: usize,
     /// A charge was refused and the pressure has not been seen to end.
@@ -32,14 +35,20 @@ impl Memory {
             budget,
             reservation: None,
             buffered: 0,
+            queued: 0,
             grown: 0,
             exhausted: false,
         }
     }
 
     #[inline]
+    fn held(&self) -> usize {
+        self.buffered + self.queued
+    }
+
+    #[inline]
     fn needed(&self) -> usize {
-        self.grown.max(self.buffered.saturating_sub(FREE))
+        self.grown.max(self.held().saturating_sub(FREE))
     }
 
     #[inline]
@@ -60,7 +69,8 @@ impl Memory {
         }
     }
 
-    /// Charges what has arrived. False if the budget has no room for it; the caller then drops something.
+    /// Charges what has arrived or was written. False if the budget has no room for it; the caller then drops
+    /// something, or takes less from now on.
     #[inline]
     pub(crate) fn settle(&mut self) -> bool {
         let (needed, charged) = (self.needed(), self.charged());
@@ -79,6 +89,13 @@ impl Memory {
     #[inline]
     pub(crate) fn release(&mut self, bytes: usize) {
         self.buffered -= bytes.min(self.buffered);
+        self.give_back();
+    }
+
+    /// Counts bytes that wait to be sent no more.
+    #[inline]
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.queued -= bytes.min(self.queued);
         self.give_back();
     }
 
@@ -115,16 +132,19 @@ impl Memory {
         self.give_back();
     }
 
+    /// Whether a charge was refused and there is no room still.
+    #[inline]
+    pub(crate) fn is_exhausted(&mut self) -> bool {
+        if self.exhausted && self.budget.available() >= FREE {
+            self.exhausted = false;
+        }
+        self.exhausted
+    }
+
     /// Whether credit is to be withheld: the budget is used up, and we hold more than our free part of it.
     #[inline]
     pub(crate) fn withholds(&mut self) -> bool {
-        if !self.exhausted {
-            return false;
-        }
-        if self.budget.available() >= FREE {
-            self.exhausted = false;
-        }
-        self.exhausted && self.buffered > FREE
+        self.is_exhausted() && self.held() > FREE
     }
 
     /// What growth the budget can pay for.
@@ -164,5 +184,27 @@ mod tests {
         assert_eq!(budget.used(), 0);
         memory.release(usize::MAX);
         assert_eq!(memory.buffered, 0);
+    }
+
+    #[test]
+    fn bytes_in_either_queue_are_charged_once() {
+        let budget = Budget::root(1 << 20);
+        let mut memory = Memory::new(budget.clone());
+        memory.buffered = FREE + STEP;
+        assert!(memory.settle());
+        assert_eq!(budget.used(), STEP);
+        // An echo takes a chunk out of one queue and puts it into the other.
+        memory.release(STEP);
+        memory.queued = STEP;
+        assert!(memory.settle());
+        assert_eq!(budget.used(), STEP);
+        let others = budget.try_reserve(budget.available()).unwrap();
+        memory.queued = STEP + 1;
+        assert!(!memory.settle() && memory.is_exhausted());
+        memory.sent(usize::MAX);
+        drop(others);
+        assert!(!memory.is_exhausted());
+        memory.release(usize::MAX);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// The session ends after this time without input.
     pub keepalive_timeout: Duration,
+    /// A frame header must be complete this long after its first byte. 10 s, as the stages of an upgrade.
+    pub header_timeout: Duration,
     /// A stream whose bytes wait this long for credit is reset.
     pub write_deadline: Duration,
     /// A stream that we have stopped reading and have finished is reset if the peer does not end it for this long.
@@ -75,6 +77,7 @@ impl Default for Config {
             send_memory: 4 << 20,
             keepalive_interval: Duration::from_secs(15),
             keepalive_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(10),
             write_deadline: Duration::from_secs(60),
             linger: Duration::from_secs(30),
             aborts_per_second: 200,

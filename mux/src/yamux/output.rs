@@ -153,7 +153,7 @@ impl Session {
                 out.push_inline(&Header::new(Kind::WindowUpdate, flags, key.id, 0).encode());
             }
             stream.send_window -= count as u32;
-            self.queued = self.queued.saturating_sub(count);
+            self.memory.sent(count);
             if stream.was_full && stream.send.len() <= limit / 2 {
                 Self::tell_writable(&mut self.events, key.slot, stream);
             }

@@ -28,11 +28,6 @@ impl RecvQueue {
         self.len
     }
 
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Appends a slice. Returns whether [`settle`](Self::settle) is wanted before input of a later time.
     #[inline]
     pub(crate) fn push(&mut self, chunk: Bytes) -> bool {

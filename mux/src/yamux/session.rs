@@ -15,12 +15,12 @@ use super::schedule::Schedule;
 use super::stream::{INITIAL_WINDOW, Stream};
 use super::timers::Timers;
 use crate::error::{MuxError, WriteError};
-use crate::muxer::{Role, StreamCounts, StreamId, StreamMuxer};
+use crate::muxer::{LimitsHit, Role, StreamCounts, StreamId, StreamMuxer};
 
 /// Streams of ours that the peer has not acknowledged: go and rust stop opening at this many.
 const MAX_UNACKED: usize = 256;
 
-/// What a stream may queue when all together hold more than [`Config::send_memory`].
+/// What a stream may queue when all together hold more than [`Config::send_memory`], or the budget is used up.
 const SEND_BUFFER_UNDER_PRESSURE: usize = 64 << 10;
 
 /// A yamux session: frames in, frames out, streams in between.
@@ -40,10 +40,9 @@ pub struct Session {
     pub(super) body: Body,
     /// Streams that hold small slices of recent inputs.
     pub(super) unsettled: Vec<Key>,
+    pub(super) limits_hit: LimitsHit,
     /// Received bytes that were copied because they were not read soon.
     pub(super) copied: u64,
-    /// Bytes of all streams that wait to be sent.
-    pub(super) queued: usize,
 
     pub(super) slots: Vec<Option<Box<Stream>>>,
     free: Vec<u32>,
@@ -112,8 +111,8 @@ impl Session {
             head_len: 0,
             body: Body::NONE,
             unsettled: Vec::new(),
+            limits_hit: LimitsHit::default(),
             copied: 0,
-            queued: 0,
             slots: Vec::new(),
             free: Vec::new(),
             ids: IdMap::default(),
@@ -202,6 +201,7 @@ impl Session {
         };
         let unread = stream.recv.clear();
         self.memory.release(unread);
+        self.memory.sent(stream.send.len());
         self.memory.ungrow(stream.grown());
         self.ids.remove(&key.id);
         self.free.push(key.slot);
@@ -316,7 +316,7 @@ impl Session {
             return;
         }
         stream.reset = Some(code);
-        self.queued = self.queued.saturating_sub(stream.send.len());
+        let unsent = stream.send.len();
         stream.send.clear();
         let unread = stream.recv.clear();
         let grown = stream.grown();
@@ -329,6 +329,7 @@ impl Session {
             Self::tell_writable(&mut self.events, key.slot, stream);
         }
         self.memory.release(unread);
+        self.memory.sent(unsent);
         self.memory.ungrow(grown);
         self.settle_end(key);
     }
@@ -395,7 +396,7 @@ impl Session {
                 id: stream.id,
             };
             if by_peer && stream.handed_out && !stream.released {
-                self.queued = self.queued.saturating_sub(stream.send.len());
+                self.memory.sent(stream.send.len());
                 stream.send.clear();
                 stream.blocked_since = None;
                 stream.linger_since = None;
@@ -436,8 +437,8 @@ impl Session {
 
     /// What a stream may have queued now.
     #[inline]
-    pub(super) fn send_limit(&self) -> usize {
-        if self.queued < self.config.send_memory {
+    pub(super) fn send_limit(&mut self) -> usize {
+        if self.memory.queued < self.config.send_memory && !self.memory.is_exhausted() {
             self.config.send_buffer
         } else {
             self.config.send_buffer.min(SEND_BUFFER_UNDER_PRESSURE)
@@ -464,11 +465,13 @@ impl Session {
             return Err(WriteError::Full);
         }
         let pushed = push(stream, room);
-        self.queued += stream.send.len() - before;
+        self.memory.queued += stream.send.len() - before;
         if stream.send.len() >= limit {
             stream.was_full = true;
         }
         self.schedule.wake(key.slot, stream);
+        // What the budget has no room for is taken all the same, but from now on streams may queue little.
+        self.memory.settle();
         Ok(pushed)
     }
 }

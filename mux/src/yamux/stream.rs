@@ -115,6 +115,11 @@ impl Stream {
         }
     }
 
+    /// Bytes that were not read, and not sent.
+    pub(crate) fn held(&self) -> usize {
+        self.recv.len() + self.send.len()
+    }
+
     /// Whether a frame of data, or one that opens or ends our side, could go out now.
     #[inline]
     pub(crate) fn has_turn(&self) -> bool {

@@ -44,6 +44,8 @@ pub(crate) struct Timers {
     pub(crate) scan_writes: Option<Instant>,
     pub(crate) scan_lingering: Option<Instant>,
     pub(crate) retry_withheld: Option<Instant>,
+    /// When the peer began the header that is not complete.
+    pub(crate) header_since: Option<Instant>,
     /// When the peer's allowance of aborted streams is whole again.
     aborts_until: Instant,
 }
@@ -63,6 +65,7 @@ impl Timers {
             scan_writes: None,
             scan_lingering: None,
             retry_withheld: None,
+            header_since: None,
             aborts_until: now,
         }
     }
@@ -194,8 +197,14 @@ impl Session {
             timers.scan_writes,
             timers.scan_lingering,
             timers.retry_withheld,
+            self.header_due(),
         ];
         Some(others.into_iter().flatten().fold(keepalive, Instant::min))
+    }
+
+    fn header_due(&self) -> Option<Instant> {
+        let since = self.timers.header_since?;
+        Some(since + self.config.header_timeout)
     }
 
     pub(super) fn timeout(&mut self, now: Instant) -> Result<(), MuxError> {
@@ -214,6 +223,9 @@ impl Session {
                 return Err(self.fail(MuxError::KeepaliveTimeout, None));
             }
             self.timers.ask(now);
+        }
+        if self.header_due().is_some_and(|at| now >= at) {
+            return Err(self.fail(MuxError::SlowHeader, Some(GO_AWAY_PROTOCOL)));
         }
         if self.timers.scan_writes.is_some_and(|at| now >= at) {
             self.scan_writes(now);

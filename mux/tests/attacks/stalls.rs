@@ -58,6 +58,52 @@ fn row_33_zero_window() {
     assert!(beside as f64 >= 0.9 * alone as f64);
 }
 
+/// Row 2: a header of which a byte comes each two seconds; and one whose bytes come in time, over and over.
+#[test]
+fn row_02_a_slow_header() {
+    let start = Instant::now();
+    let mut session = server(start);
+    let bytes = header(DATA, SYN, 1, 0);
+    let mut now = start;
+    let error = loop {
+        let next = start + Duration::from_secs(2 * (now - start).as_secs().div_ceil(2));
+        let sent = ((next - start).as_secs() / 2) as usize;
+        session
+            .handle_input(next, Bytes::copy_from_slice(&bytes[sent..=sent]))
+            .unwrap();
+        let due = session.poll_timeout().unwrap();
+        now = due.min(next + Duration::from_secs(2));
+        if let Err(error) = session.handle_timeout(now) {
+            break error;
+        }
+        assert!(now < start + Duration::from_secs(12), "never due");
+    };
+    println!(
+        "row 2: a slow yamux header ends the session after {:?}",
+        now - start
+    );
+    assert_eq!(
+        (error, now - start),
+        (MuxError::SlowHeader, Duration::from_secs(10))
+    );
+    assert_eq!(sent(&mut session, now), [go_away(1)]);
+
+    let mut session = server(start);
+    for second in 0..60 {
+        // Each input ends one header and begins the next.
+        let now = start + Duration::from_secs(second);
+        let bytes = header(PING, ACK, 0, 9);
+        let cut = if second == 0 { 0 } else { 5 };
+        session
+            .handle_input(
+                now,
+                Bytes::copy_from_slice(&[&bytes[cut..], &bytes[..5]].concat()),
+            )
+            .unwrap();
+        session.handle_timeout(now).unwrap();
+    }
+}
+
 /// Row 34: both directions die without a word.
 #[test]
 fn row_34_half_open() {

@@ -2,11 +2,11 @@
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
-use barewire_base::Multiaddr;
+use barewire_base::{Fault, Multiaddr};
 use barewire_transport::{Incoming, Listener};
 
 use super::{Shared, pending::SlotId};
-use crate::{codes, error::ListenError, events::Event};
+use crate::{codes, error::ListenError, events::Event, incidents::Incident};
 
 /// First pause after an accept that failed for lack of resources; doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(20);
@@ -111,7 +111,15 @@ struct DroppedUpgrade<'a> {
 impl Drop for DroppedUpgrade<'_> {
     fn drop(&mut self) {
         if self.armed {
-            tracing::debug!(remote = %self.remote, "dropped a pending connection for a newer one");
+            let cause = "a pending connection was dropped for a newer one";
+            let incidents = &self.shared.incidents;
+            incidents.record(
+                Incident::PendingDropped,
+                1,
+                Fault::Limit,
+                self.remote,
+                &cause,
+            );
             self.shared.events.emit(|| Event::InboundFailed {
                 remote: self.remote.clone(),
                 error: None,
@@ -144,12 +152,23 @@ async fn upgrade(shared: Arc<Shared>, incoming: Incoming, remote: Multiaddr, slo
         }
         Ok((connection, inbound)) => {
             if !shared.establish(&connection, inbound) {
-                tracing::warn!(%remote, "the table of connections is full");
+                let cause = "the table of connections is full";
+                let incidents = &shared.incidents;
+                incidents.record(
+                    Incident::TooManyConnections,
+                    1,
+                    Fault::Limit,
+                    &remote,
+                    &cause,
+                );
                 connection.close(codes::CONNECTION_RESOURCE_LIMIT);
             }
         }
         Err(error) => {
-            tracing::debug!(%remote, %error, "inbound connection failed");
+            let kind = Incident::of_upgrade(&error);
+            shared
+                .incidents
+                .record(kind, 1, error.fault(), &remote, &error);
             shared.events.emit(|| Event::InboundFailed {
                 remote: remote.clone(),
                 error: Some(error),

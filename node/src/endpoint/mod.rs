@@ -36,6 +36,7 @@ use crate::{
     config::Config,
     error::{BindError, DialError, ListenError},
     events::{Event, EventSender, Events},
+    incidents::{Incident, Incidents},
     protocols::identify::{self, IdentifyError, Local, PeerInfo},
     router::Registry,
 };
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     /// Stop everything.
     kill: CancellationToken,
     tally: Tally,
+    incidents: Incidents,
     next_link: AtomicU64,
 }
 
@@ -150,6 +152,7 @@ impl EndpointBuilder {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             tally: Tally::default(),
+            incidents: Incidents::default(),
             next_link: AtomicU64::new(0),
             keypair,
             config,
@@ -284,6 +287,12 @@ impl Endpoint {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared().state.subscribe()
+    }
+
+    /// How often remotes were kept from something of this kind since the endpoint was made.
+    #[must_use]
+    pub fn incidents(&self, kind: Incident) -> u64 {
+        self.shared().incidents.count(kind)
     }
 
     /// Stops listening and accepting, lets running handlers end and what they wrote leave, says

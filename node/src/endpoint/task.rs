@@ -12,9 +12,10 @@ use std::{
     time::Duration,
 };
 
+use barewire_base::Fault;
 use barewire_transport::{
-    CloseReason, Connection, InboundStream, InboundStreams, OpenStreamError, Role, Stream,
-    StreamError,
+    CloseReason, Connection, HeldAnswer, InboundStream, InboundStreams, NegotiateError,
+    OpenStreamError, Role, Stream, StreamError,
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -22,6 +23,7 @@ use super::{Shared, table::LinkControl};
 use crate::{
     codes,
     events::Event,
+    incidents::Incident,
     protocols::{
         identify::{self, PeerInfo},
         ping::{self, PingError, Responder},
@@ -150,6 +152,14 @@ impl ConnectionTask {
     async fn take(&mut self, stream: InboundStream, registry: &Arc<Registry>) {
         if self.negotiating.load(Ordering::Relaxed) >= self.shared.config.max_negotiating_streams {
             stream.reset(codes::STREAM_RESOURCE_LIMIT);
+            let cause = "too many streams have not agreed on a protocol";
+            self.shared.incidents.record(
+                Incident::StreamRefused,
+                1,
+                Fault::Limit,
+                &self.connection.peer_id(),
+                &cause,
+            );
             return;
         }
         let mut serving = Box::pin(serve(
@@ -312,6 +322,12 @@ impl ConnectionTask {
             (last, (table.len(), table.peer_count()))
         };
         shared.publish_counts(counts);
+        if let Some(kind) = Incident::of_close(&reason) {
+            let incidents = &shared.incidents;
+            incidents.record(kind, 1, reason.fault(), &peer, &reason);
+        }
+        let hit = self.connection.stats().limits_hit;
+        shared.incidents.record_limits(hit, &peer);
         tracing::debug!(%peer, %reason, "disconnected");
         let by_shutdown = matches!(reason, CloseReason::Local(_)) && shared.stop.is_cancelled();
         shared
@@ -435,11 +451,24 @@ async fn serve(
     let mut stream = match negotiated {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::debug!(peer = %connection.peer_id(), %error, "inbound stream failed");
+            let peer = connection.peer_id();
+            tracing::debug!(%peer, %error, "inbound stream failed");
+            if let NegotiateError::Negotiation(error) = error {
+                let kind = Incident::StreamNegotiation;
+                shared
+                    .incidents
+                    .record(kind, 1, error.fault(), &peer, &error);
+            }
             return None;
         }
         // Dropping the negotiation has reset the stream.
-        Err(_) => return None,
+        Err(_) => {
+            let peer = connection.peer_id();
+            let cause = "a stream did not agree on a protocol in time";
+            let kind = Incident::StreamNegotiation;
+            shared.incidents.record(kind, 1, Fault::Peer, &peer, &cause);
+            return None;
+        }
     };
     match registry.service(stream.protocol())? {
         Service::Identify => {
@@ -451,9 +480,13 @@ async fn serve(
         Service::Ping => stream.serve_inline(Box::new(Responder::default())),
         Service::Handler(handler) => {
             let protocol = Arc::clone(stream.protocol());
+            let answer = stream.held_answer();
             let handling = || handler.handle(stream, connection);
             let handled = match catch(handling) {
-                Some(handling) => CatchPanic(handling).await,
+                Some(handling) => {
+                    let answer = Some(answer);
+                    Handling { handling, answer }.await
+                }
                 None => None,
             };
             return handled.is_none().then_some(protocol);
@@ -500,15 +533,24 @@ impl Shared {
     }
 }
 
-/// A handler whose panic ends with it: `None` then.
-struct CatchPanic(BoxFuture<'static, ()>);
+/// A handler at work. Its panic ends with it: `None` then.
+struct Handling {
+    handling: BoxFuture<'static, ()>,
+    /// Goes out when the handler first waits: for all we know it waits for something else than its stream.
+    answer: Option<HeldAnswer>,
+}
 
-impl Future for CatchPanic {
+impl Future for Handling {
     type Output = Option<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<()>> {
-        match catch(|| self.0.as_mut().poll(cx)) {
-            Some(Poll::Pending) => Poll::Pending,
+        match catch(|| self.handling.as_mut().poll(cx)) {
+            Some(Poll::Pending) => {
+                if let Some(answer) = self.answer.take() {
+                    answer.send();
+                }
+                Poll::Pending
+            }
             Some(Poll::Ready(())) => Poll::Ready(Some(())),
             None => Poll::Ready(None),
         }
