@@ -12,7 +12,3 @@ pub(crate) const STREAM_SHUTDOWN: u32 = 0x1007;
 
 /// Connection close: an ordinary end.
 pub(crate) const CONNECTION_NORMAL: u32 = 0;
-/// Connection close: no room for it.
-pub(crate) const CONNECTION_RESOURCE_LIMIT: u32 = 0x1001;
-/// Connection close: another connection to the same peer is kept.
-pub(crate) const CONNECTION_SUPPLANTED: u32 = 0x1004;

@@ -25,8 +25,9 @@ mod router;
 
 pub use barewire_base::{Fault, Keypair, Multiaddr, PeerId, PublicKey};
 pub use barewire_transport::{
-    CloseReason, Connection, ConnectionInfo, ConnectionStats, MuxerKind, OpenStreamError, Role,
-    Stream, StreamError, TransportError, UpgradeError,
+    CloseReason, Connection, ConnectionInfo, ConnectionStats, Hold, HoldKind, Lease, LocalReason,
+    MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError, UpgradeError,
+    WhyOpen,
 };
 pub use config::{Config, IdentifyConfig, PingConfig};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};

@@ -35,6 +35,12 @@ pub trait ProtocolHandler: Send + Sync + 'static {
     /// A panic ends only this stream. At shutdown the future is dropped at the deadline. It is not
     /// dropped when the connection ends: its stream fails then.
     fn handle(&self, stream: Stream, connection: Connection) -> BoxFuture<'static, ()>;
+
+    /// Whether a stream of this protocol keeps its connection open against the idle timeout while it
+    /// is open. Default: it does. A protocol that is not worth a connection says no.
+    fn holds_connection(&self) -> bool {
+        true
+    }
 }
 
 impl<F, Fut> ProtocolHandler for F

@@ -10,7 +10,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use barewire_node::{CloseReason, Connection, Endpoint, Multiaddr, Role, Router, protocols::echo};
+use barewire_node::{
+    CloseReason, Connection, Endpoint, LocalReason, Multiaddr, Role, Router, protocols::echo,
+};
 use bytes::Bytes;
 use common::*;
 
@@ -60,7 +62,10 @@ async fn one_connection_is_left_each_time() {
         })
         .await;
         assert!(to_large.close_reason().is_none());
-        assert_eq!(to_small.close_reason(), Some(CloseReason::Local(0x1004)));
+        assert_eq!(
+            to_small.close_reason(),
+            Some(CloseReason::Local(LocalReason::Superseded))
+        );
         let left = large.connection(&small.peer_id()).unwrap();
         echo::round_trip(&left, echo::PROTOCOL, Bytes::from_static(b"after"))
             .await

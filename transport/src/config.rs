@@ -1,12 +1,12 @@
 //! What an upgrade needs to know.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use barewire_base::Budget;
-use barewire_mux::yamux;
+use barewire_base::{Budget, Multiaddr, PeerId};
+use barewire_mux::{Role, yamux};
 use barewire_security::noise;
 
-use crate::slab::SlabPool;
+use crate::{close::LocalReason, slab::SlabPool};
 
 /// Which implementation multiplexes streams. Both speak `/yamux/1.0.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,6 +18,22 @@ pub enum MuxerKind {
     /// The `yamux` crate behind the same trait.
     #[cfg(feature = "yamux-crate")]
     YamuxCrate,
+}
+
+/// Decides about a connection when it is known whose it is: after the secure handshake, before the
+/// muxer. Called on the task of the upgrade, so it must be quick.
+pub trait Admission: fmt::Debug + Send + Sync {
+    /// The budget that the connection's own is a child of: usually one per peer.
+    ///
+    /// # Errors
+    /// The connection is not wanted. The remote is told the code where it can be told: over QUIC,
+    /// and where the muxer was agreed with the handshake. Else the socket is closed.
+    fn secured(
+        &self,
+        peer: PeerId,
+        role: Role,
+        remote_addr: &Multiaddr,
+    ) -> Result<Budget, LocalReason>;
 }
 
 /// Settings of the upgrade and of the connection it makes. Cheap to share in an `Arc`.
@@ -44,6 +60,9 @@ pub struct UpgradeConfig {
     pub write_stall_timeout: Duration,
     /// Empty records allowed per second before the connection is closed. Default 1,000.
     pub max_empty_records_per_second: u32,
+    /// Who may connect, and out of whose budget. `None` lets everybody in, each connection a child
+    /// of [`budget`](Self::budget).
+    pub admission: Option<Arc<dyn Admission>>,
     pub(crate) slabs: Arc<SlabPool>,
 }
 
@@ -61,7 +80,21 @@ impl UpgradeConfig {
             total_timeout: Duration::from_secs(15),
             write_stall_timeout: Duration::from_secs(30),
             max_empty_records_per_second: 1_000,
+            admission: None,
             slabs: Arc::default(),
+        }
+    }
+
+    /// What a connection to `peer` takes its memory from, or why it is not wanted.
+    pub(crate) fn admit(
+        &self,
+        peer: PeerId,
+        role: Role,
+        remote_addr: &Multiaddr,
+    ) -> Result<Budget, LocalReason> {
+        match &self.admission {
+            Some(admission) => admission.secured(peer, role, remote_addr),
+            None => Ok(self.budget.clone()),
         }
     }
 }

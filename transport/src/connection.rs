@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    error::{CloseReason, OpenStreamError, StreamError},
+    close::{CloseReason, LocalReason},
+    error::{OpenStreamError, StreamError},
+    lease::{HoldKind, Lease, Leases, WhyOpen},
     stream::{InlineHandler, Stream},
 };
 
@@ -294,17 +296,18 @@ pub(crate) fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     pub(crate) info: ConnectionInfo,
+    pub(crate) leases: Leases,
     /// Told when the connection closes, and again when its task has ended.
     pub(crate) ended: Notify,
 }
 
 impl Shared {
     /// Says goodbye and ends the connection. The first reason stays.
-    pub(crate) fn close(&self, code: u32) {
+    pub(crate) fn close(&self, reason: LocalReason) {
         let mut state = self.state.lock();
         if state.closed.is_none() {
-            state.closed = Some(CloseReason::Local(code));
-            state.mux.close(code);
+            state.mux.close(reason.code());
+            state.closed = Some(CloseReason::Local(reason));
             state.wake_all();
         }
         state.driver.wake_by_ref();
@@ -316,7 +319,7 @@ pub(crate) struct Handle(pub(crate) Arc<Shared>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.close(0);
+        self.0.close(LocalReason::Dropped);
     }
 }
 
@@ -441,10 +444,40 @@ impl Connection {
         .await
     }
 
-    /// Says goodbye with `code` (0 is normal) and closes. What streams have queued but not sent is
-    /// lost: finish streams and wait for the remote's end first where that matters.
-    pub fn close(&self, code: u32) {
-        self.shared().close(code);
+    /// Says goodbye and closes. A plain code may be given (0 is normal), or a reason, whose code
+    /// the remote is told. What streams have queued but not sent is lost: finish streams and wait
+    /// for the remote's end first where that matters. The first reason stays.
+    pub fn close(&self, reason: impl Into<LocalReason>) {
+        self.shared().close(reason.into());
+    }
+
+    /// Keeps the connection open against the idle timeout until the lease is dropped. `name` is for
+    /// [`why_open`](Self::why_open).
+    pub fn lease(&self, name: &str) -> Lease {
+        let leases = &self.shared().leases;
+        Lease {
+            key: leases.acquire(HoldKind::Lease, name.into(), 1),
+            connection: self.clone(),
+        }
+    }
+
+    /// What keeps this connection open, or how long it will stay without: open streams (except
+    /// those that [hold nothing](Stream::hold_nothing), such as ping and identify) and leases.
+    #[must_use]
+    pub fn why_open(&self) -> WhyOpen {
+        self.shared().leases.why_open(now())
+    }
+
+    /// Since when neither a stream nor a lease has kept this connection open; `None` while one does.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.shared().leases.idle_since()
+    }
+
+    /// Tells [`why_open`](Self::why_open) when an idle connection will be closed. Closing it is up to
+    /// the caller.
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
+        self.shared().leases.set_idle_timeout(timeout);
     }
 
     /// Waits until all that was written has been handed to the socket, or the connection is closed.

@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use crate::{
+    close::{CloseReason, LocalReason},
     connection::{Shared, now},
-    error::CloseReason,
     slab::ReadSlab,
     transmit::{BoxWriter, TransmitError, Transmitter},
 };
@@ -255,7 +255,10 @@ impl Driver {
     /// Ends the connection: sends a last goodbye as far as it fits, tells everyone.
     fn end(&mut self, cx: &mut Context<'_>, reason: CloseReason) {
         let now = now();
-        if !matches!(reason, CloseReason::RemoteEnded | CloseReason::Io(_)) {
+        if !matches!(
+            reason,
+            CloseReason::RemoteEnded | CloseReason::RemoteReset | CloseReason::Io(_)
+        ) {
             if matches!(
                 reason,
                 CloseReason::Record(_) | CloseReason::EmptyRecordFlood
@@ -302,8 +305,8 @@ fn io_reason(error: &io::Error) -> CloseReason {
     match error.kind() {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::UnexpectedEof => CloseReason::RemoteEnded,
+        | io::ErrorKind::ConnectionAborted => CloseReason::RemoteReset,
+        io::ErrorKind::UnexpectedEof => CloseReason::RemoteEnded,
         kind => CloseReason::Io(kind),
     }
 }
@@ -324,7 +327,7 @@ impl Drop for Driver {
         let mut state = self.shared.state.lock();
         state.terminated = true;
         if state.closed.is_none() {
-            state.closed = Some(CloseReason::Local(0));
+            state.closed = Some(CloseReason::Local(LocalReason::Dropped));
             state.wake_all();
         }
         drop(state);

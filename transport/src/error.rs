@@ -3,8 +3,9 @@
 use std::io;
 
 use barewire_base::{Fault, PeerId, multistream::NegotiationError};
-use barewire_mux::MuxError;
 use barewire_security::{OpenError, SealError, noise::HandshakeError};
+
+use crate::close::{CloseReason, LocalReason};
 
 /// Why a byte stream did not become a [`Connection`](crate::Connection).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum UpgradeError {
     /// A record of the freshly secured channel did not open.
     #[error("a record after the handshake is damaged: {0}")]
     Record(OpenError),
+    /// This side does not want the remote, now that it is known who it is.
+    #[error("refused {0}")]
+    Refused(LocalReason),
 }
 
 impl UpgradeError {
@@ -53,6 +57,8 @@ impl UpgradeError {
             Self::Timeout { .. } | Self::Record(_) => Fault::Peer,
             Self::Negotiation { error, .. } => error.fault(),
             Self::Handshake(error) => error.fault(),
+            Self::Refused(LocalReason::Limit(_)) => Fault::Limit,
+            Self::Refused(_) => Fault::Local,
         }
     }
 
@@ -64,54 +70,6 @@ impl UpgradeError {
                 Some((*expected, *found))
             }
             _ => None,
-        }
-    }
-}
-
-/// Why a connection ended. The first cause wins.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// [`Connection::close`](crate::Connection::close) was called on this side.
-    #[error("closed by this side with code {0:#x}")]
-    Local(u32),
-    /// The remote said goodbye with this go-away code.
-    #[error("closed by the remote with code {0:#x}")]
-    Remote(u32),
-    /// The remote ended the byte stream; a TCP reset counts too, because go-libp2p closes that way.
-    #[error("the remote ended the connection")]
-    RemoteEnded,
-    /// The remote did not answer keepalive pings.
-    #[error("the remote did not answer in time")]
-    KeepaliveTimeout,
-    /// The socket accepted no byte for the write-stall limit.
-    #[error("the remote read nothing for too long")]
-    WriteStalled,
-    /// The remote broke the muxer protocol.
-    #[error("the remote broke the muxer protocol: {0}")]
-    Muxer(MuxError),
-    /// A record failed to open.
-    #[error("a record from the remote is damaged: {0}")]
-    Record(OpenError),
-    /// The remote sent more empty records per second than allowed.
-    #[error("the remote floods with empty records")]
-    EmptyRecordFlood,
-    /// A record could not be sealed: the channel has used up its nonces.
-    #[error("this channel can send no more: {0}")]
-    Seal(SealError),
-    /// The socket failed.
-    #[error("the socket failed: {0}")]
-    Io(io::ErrorKind),
-}
-
-impl CloseReason {
-    /// Who ended the connection.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Local(_) | Self::Seal(_) => Fault::Local,
-            Self::Io(_) | Self::KeepaliveTimeout => Fault::Network,
-            _ => Fault::Peer,
         }
     }
 }

@@ -12,11 +12,13 @@
 //! A write queues a reference and wakes the connection task, which runs behind the tasks that are
 //! ready now: what several streams queue is sealed and written together.
 
+mod close;
 mod config;
 mod connection;
 mod driver;
 mod error;
 mod inbound;
+mod lease;
 pub mod memory;
 mod slab;
 mod stream;
@@ -25,10 +27,12 @@ mod transmit;
 mod transports;
 mod upgrade;
 
-pub use config::{MuxerKind, UpgradeConfig};
+pub use close::{CloseReason, LocalReason, Party};
+pub use config::{Admission, MuxerKind, UpgradeConfig};
 pub use connection::{Connection, ConnectionInfo, ConnectionStats};
-pub use error::{CloseReason, NegotiateError, OpenStreamError, StreamError, UpgradeError};
+pub use error::{NegotiateError, OpenStreamError, StreamError, UpgradeError};
 pub use inbound::{InboundStream, InboundStreams};
+pub use lease::{Hold, HoldKind, Lease, WhyOpen};
 pub use stream::{HeldAnswer, InlineHandler, ReadHalf, Stream, WriteHalf};
 pub use transports::{
     ConnectError, Incoming, Listener, RawConnection, TransportConfig, TransportError, Transports,

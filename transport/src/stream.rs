@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     connection::{Connection, State, now, store_waker},
     error::StreamError,
+    lease::{self, HoldKind},
 };
 
 /// Largest chunk that `AsyncWrite::poll_write` copies at once.
@@ -52,6 +53,7 @@ pub struct ReadHalf {
     /// Rest of a chunk that was taken from the muxer and not consumed yet.
     rest: Bytes,
     ended: bool,
+    lease: lease::Key,
 }
 
 /// An outbound negotiation whose answer has not been read.
@@ -67,6 +69,7 @@ struct Negotiating {
 pub struct WriteHalf {
     connection: Connection,
     id: StreamId,
+    lease: lease::Key,
 }
 
 /// The answer to a negotiation that waits for the first write or read of its [`Stream`].
@@ -97,14 +100,10 @@ impl Stream {
             dialer,
             proposal: protocol.clone(),
         });
-        Self::assemble(
-            connection,
-            id,
-            protocol,
-            prefix,
-            Some(negotiating),
-            Bytes::new(),
-        )
+        let rest = Bytes::new();
+        let mut stream = Self::assemble(connection, id, protocol, prefix, Some(negotiating), rest);
+        stream.hold();
+        stream
     }
 
     pub(crate) fn inbound(
@@ -136,8 +135,13 @@ impl Stream {
                 dialer,
                 rest,
                 ended: false,
+                lease: lease::NONE,
             },
-            write: WriteHalf { connection, id },
+            write: WriteHalf {
+                connection,
+                id,
+                lease: lease::NONE,
+            },
             protocol,
         }
     }
@@ -157,6 +161,21 @@ impl Stream {
         self.connection().shared().state.lock().mux.accepted(id);
         self.read.rest = rest;
         self.protocol = protocol;
+        self.hold();
+    }
+
+    /// Keeps the connection open until both halves are dropped.
+    fn hold(&mut self) {
+        let leases = &self.connection().shared().leases;
+        let key = leases.acquire(HoldKind::Stream, self.protocol.clone(), 2);
+        (self.read.lease, self.write.lease) = (key, key);
+    }
+
+    /// This stream does not keep its connection open, as if it had never been opened: for protocols
+    /// that look after the connection itself, as ping and identify do. By default a stream does.
+    pub fn hold_nothing(&mut self) {
+        self.connection().shared().leases.forget(self.read.lease);
+        (self.read.lease, self.write.lease) = (lease::NONE, lease::NONE);
     }
 
     /// The protocol this stream speaks.
@@ -392,6 +411,7 @@ impl Drop for ReadHalf {
         if !self.is_inline() {
             self.stop(0);
         }
+        self.connection.shared().leases.release(self.lease);
         drop_half(&self.connection, self.id);
     }
 }
@@ -509,6 +529,7 @@ impl Drop for WriteHalf {
         if !inline_or_closed {
             reset(&self.connection, self.id, 0);
         }
+        self.connection.shared().leases.release(self.lease);
         drop_half(&self.connection, self.id);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use barewire_base::{PeerId, multistream};
+use barewire_base::{Budget, PeerId, multistream};
 use barewire_mux::{Role, StreamMuxer, yamux};
 use barewire_security::{Opened, Opener, Sealer, noise};
 use bytes::{Buf, Bytes, BytesMut};
@@ -23,6 +23,7 @@ use crate::{
     driver::{BoxReader, Driver, Limits, feed},
     error::UpgradeError,
     inbound::InboundStreams,
+    lease::Leases,
     slab::ReadSlab,
     transmit::{BoxWriter, Transmitter},
     transports::RawConnection,
@@ -101,6 +102,12 @@ pub async fn upgrade_halves(
         .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))?;
     let secured = handshake.finish().map_err(UpgradeError::Handshake)?;
     let early_muxer = secured.muxer.is_some();
+    let (budget, refusal) = match config.admit(secured.peer_id, role, &raw.remote_addr) {
+        Ok(budget) => (budget, None),
+        // With the muxer agreed the remote can be told why.
+        Err(reason) if early_muxer => (config.budget.clone(), Some(reason)),
+        Err(reason) => return Err(UpgradeError::Refused(reason)),
+    };
     let (mut sealer, mut opener) = secured.session.split();
     let early = if early_muxer {
         Bytes::new()
@@ -122,7 +129,14 @@ pub async fn upgrade_halves(
         early_muxer,
         established: now(),
     };
-    Ok(spawn(wire, info, sealer, opener, early, config))
+    let made = spawn(wire, info, (sealer, opener), early, config, &budget);
+    match refusal {
+        None => Ok(made),
+        Some(reason) => {
+            made.0.close(reason.clone());
+            Err(UpgradeError::Refused(reason))
+        }
+    }
 }
 
 /// Deadlines of an upgrade. Each stage gets its own, none beyond the end; progress moves neither.
@@ -335,12 +349,12 @@ async fn open(
 fn spawn(
     wire: Wire,
     info: ConnectionInfo,
-    sealer: Sealer,
-    opener: Opener,
+    (sealer, opener): (Sealer, Opener),
     early: Bytes,
     config: &UpgradeConfig,
+    budget: &Budget,
 ) -> (Connection, InboundStreams) {
-    let budget = config.budget.child(config.connection_budget);
+    let budget = budget.child(config.connection_budget);
     let mux: Box<dyn StreamMuxer> = match config.muxer {
         MuxerKind::Yamux => Box::new(yamux::Session::new(
             info.role,
@@ -353,6 +367,7 @@ fn spawn(
     };
     let shared = Arc::new(Shared {
         state: Mutex::new(State::new(mux)),
+        leases: Leases::new(info.established),
         info,
         ended: Notify::new(),
     });

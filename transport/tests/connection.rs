@@ -11,8 +11,8 @@ use std::{sync::Arc, time::Duration};
 use barewire_base::{Budget, Keypair, PeerId};
 use barewire_security::noise;
 use barewire_transport::{
-    CloseReason, Connection, InboundStreams, InlineHandler, StreamError, UpgradeConfig,
-    UpgradeError, upgrade_inbound, upgrade_outbound,
+    CloseReason, Connection, InboundStreams, InlineHandler, LocalReason, StreamError,
+    UpgradeConfig, UpgradeError, upgrade_inbound, upgrade_outbound,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,7 +197,10 @@ async fn close_reaches_the_other_side_and_its_streams() {
     stream.write_chunk(Bytes::from_static(b"x")).await.unwrap();
     streams.accept().await.unwrap();
     server.close(0);
-    assert_eq!(server.closed().await, CloseReason::Local(0));
+    assert_eq!(
+        server.closed().await,
+        CloseReason::Local(LocalReason::Code(0))
+    );
     assert_eq!(client.closed().await, CloseReason::Remote(0));
     assert!(stream.read_chunk(1).await.is_err());
     assert!(client.open_stream(ECHO).await.is_err());

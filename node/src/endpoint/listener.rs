@@ -3,7 +3,7 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use barewire_base::{Fault, Multiaddr};
-use barewire_transport::{Incoming, Listener};
+use barewire_transport::{Incoming, Listener, LocalReason};
 
 use super::{Shared, pending::SlotId};
 use crate::{codes, error::ListenError, events::Event, incidents::Incident};
@@ -161,7 +161,7 @@ async fn upgrade(shared: Arc<Shared>, incoming: Incoming, remote: Multiaddr, slo
                     &remote,
                     &cause,
                 );
-                connection.close(codes::CONNECTION_RESOURCE_LIMIT);
+                connection.close(LocalReason::Limit("connections"));
             }
         }
         Err(error) => {

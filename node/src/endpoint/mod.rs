@@ -18,7 +18,7 @@ use std::{
 use barewire_base::{Budget, Keypair, Multiaddr, PeerId};
 use barewire_security::noise;
 use barewire_transport::{
-    Connection, InboundStreams, Role, TransportConfig, Transports, UpgradeConfig,
+    Connection, InboundStreams, LocalReason, Role, TransportConfig, Transports, UpgradeConfig,
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle};
@@ -233,7 +233,7 @@ impl Endpoint {
             return Err(DialError::OwnAddress(addr));
         }
         if !shared.establish(&connection, inbound) {
-            connection.close(codes::CONNECTION_RESOURCE_LIMIT);
+            connection.close(LocalReason::Limit("connections"));
             return Err(DialError::TooManyConnections(shared.config.max_connections));
         }
         Ok(connection)

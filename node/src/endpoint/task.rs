@@ -14,8 +14,8 @@ use std::{
 
 use barewire_base::Fault;
 use barewire_transport::{
-    CloseReason, Connection, HeldAnswer, InboundStream, InboundStreams, NegotiateError,
-    OpenStreamError, Role, Stream, StreamError,
+    CloseReason, Connection, HeldAnswer, InboundStream, InboundStreams, LocalReason,
+    NegotiateError, OpenStreamError, Role, Stream, StreamError,
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -221,7 +221,7 @@ impl ConnectionTask {
                     .events
                     .emit(|| Event::PingFailed { peer, failures });
                 if config.max_failures.is_some_and(|max| failures >= max) {
-                    self.connection.close(codes::CONNECTION_NORMAL);
+                    self.connection.close(LocalReason::PingFailed);
                     return;
                 }
             }
@@ -295,7 +295,7 @@ impl ConnectionTask {
         if stats.streams_inbound + stats.streams_outbound > 0 {
             self.upkeep.quiet_since = None;
         } else if now.duration_since(*self.upkeep.quiet_since.get_or_insert(now)) >= patience {
-            self.connection.close(codes::CONNECTION_SUPPLANTED);
+            self.connection.close(LocalReason::Superseded);
             return;
         }
         self.upkeep.retire_check_at = Some(now + grace / RETIRE_CHECKS);
@@ -313,7 +313,7 @@ impl ConnectionTask {
                 () = self.connection.drained() => {}
                 () = &mut kill => unsent = self.connection.stats().bytes_queued,
             }
-            self.connection.close(codes::CONNECTION_NORMAL);
+            self.connection.close(LocalReason::Shutdown);
         }
         let reason = self.connection.closed().await;
         let (last, counts) = {
@@ -329,7 +329,8 @@ impl ConnectionTask {
         let hit = self.connection.stats().limits_hit;
         shared.incidents.record_limits(hit, &peer);
         tracing::debug!(%peer, %reason, "disconnected");
-        let by_shutdown = matches!(reason, CloseReason::Local(_)) && shared.stop.is_cancelled();
+        let by_shutdown = matches!(reason, CloseReason::Local(LocalReason::Shutdown))
+            && shared.stop.is_cancelled();
         shared
             .events
             .emit(|| Event::Disconnected { peer, reason, last });
@@ -472,13 +473,23 @@ async fn serve(
     };
     match registry.service(stream.protocol())? {
         Service::Identify => {
+            stream.hold_nothing();
             let message = shared.identify_message(&connection);
             // The peer has gone; it asked, so it knows.
             let _ = identify::send(&mut stream, message).await;
         }
-        Service::IdentifyPush => receive_push(&shared, &connection, &control, stream).await,
-        Service::Ping => stream.serve_inline(Box::new(Responder::default())),
+        Service::IdentifyPush => {
+            stream.hold_nothing();
+            receive_push(&shared, &connection, &control, stream).await;
+        }
+        Service::Ping => {
+            stream.hold_nothing();
+            stream.serve_inline(Box::new(Responder::default()));
+        }
         Service::Handler(handler) => {
+            if !handler.holds_connection() {
+                stream.hold_nothing();
+            }
             let protocol = Arc::clone(stream.protocol());
             let answer = stream.held_answer();
             let handling = || handler.handle(stream, connection);

@@ -137,6 +137,7 @@ impl Pinger {
             }
         }
         let mut stream = self.connection.open_stream(PROTOCOL).await?;
+        stream.hold_nothing();
         match exchange(&mut stream, &data).await {
             Ok(rtt) => {
                 self.stream = Some(stream);

@@ -65,6 +65,7 @@ pub(crate) async fn query(
 ) -> Result<PeerInfo, IdentifyError> {
     let ask = async {
         let mut stream = connection.open_stream(PROTOCOL).await?;
+        stream.hold_nothing();
         let reader = read_to_end(&mut stream).await?;
         // The stream ends on both sides only now: some peers miss an end that comes together with
         // the negotiation.
@@ -99,6 +100,7 @@ pub(crate) async fn push(
 ) -> Result<(), IdentifyError> {
     let push = async {
         let mut stream = connection.open_stream(PUSH_PROTOCOL).await?;
+        stream.hold_nothing();
         // The proposal may be refused by a peer that changed its mind; nothing is lost with it.
         stream.negotiate().await?;
         send(&mut stream, message).await?;
