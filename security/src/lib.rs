@@ -1,12 +1,14 @@
 //! Secure channels of barewire as state machines without I/O.
 //!
 //! A handshake ([`noise`]) turns a byte stream into a [`Session`] with a proven peer; the session
-//! seals and opens records in buffers that its owner provides. Neither reads a clock, opens a
-//! socket or draws randomness of its own: with the same inputs and the same random source, the
-//! bytes are the same.
+//! seals and opens records in buffers that its owner provides. Neither opens a socket. Noise reads
+//! no clock and draws no randomness of its own either: with the same inputs and the same random
+//! source, the bytes are the same. TLS ([`tls`]) leaves both to rustls.
 
 pub mod noise;
 mod session;
+pub mod tls;
+mod verified;
 
 pub use session::{
     MAX_PLAINTEXT, MAX_RECORD, OVERHEAD, OpenError, Opened, Opener, SealError, Sealer, Session,

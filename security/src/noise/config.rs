@@ -9,8 +9,8 @@ use snow::params::NoiseParams;
 use zeroize::Zeroizing;
 
 use super::resolver::{KEY, StaticKey, X25519Pair};
-use super::verified::VerifiedBindings;
 use super::{ConfigError, MAX_FRAME, MAX_MUXERS, payload};
+use crate::verified::VerifiedSignatures;
 
 const PARAMS: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
 
@@ -29,7 +29,7 @@ pub struct Config {
     pub(super) static_key: Arc<StaticKey>,
     pub(super) payload: Vec<u8>,
     pub(super) muxers: Vec<Arc<str>>,
-    pub(super) verified: VerifiedBindings,
+    pub(super) verified: VerifiedSignatures,
 }
 
 impl Config {
@@ -65,7 +65,7 @@ impl Config {
             static_key,
             payload,
             muxers,
-            verified: VerifiedBindings::default(),
+            verified: VerifiedSignatures::default(),
         })
     }
 }

@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use super::payload::{self, Payload};
 use super::resolver::{KEY, Resolver};
-use super::verified::Binding;
 use super::{Config, HandshakeError, PayloadError};
 use crate::Session;
+use crate::verified::Digest;
 
 const LENGTH_PREFIX: usize = 2;
 const TAG: usize = 16;
@@ -252,7 +252,7 @@ impl Handshake {
             .get_remote_static()
             .and_then(<[u8]>::first_chunk)
             .ok_or(HandshakeError::Crypto)?;
-        let binding = Binding::new(&identity_key, static_key, &identity_sig);
+        let binding = Digest::of(&[&identity_key, static_key, &identity_sig]);
         let known = self.config.verified.get(&binding);
         let public_key = match &known {
             Some(key) => key.clone(),

@@ -40,7 +40,6 @@ mod error;
 mod handshake;
 mod payload;
 mod resolver;
-mod verified;
 
 #[cfg(test)]
 mod tests;
