@@ -1,9 +1,11 @@
 //! Settings of an endpoint. Plain structs with `Default`; each default names its source.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use barewire_mux::yamux;
 use barewire_transport::{MuxerKind, tcp::TcpConfig};
+
+use crate::manager::{ConnectionGater, Limits, Machine};
 
 /// Settings of an [`Endpoint`](crate::Endpoint).
 ///
@@ -20,25 +22,20 @@ pub struct Config {
     pub muxer: MuxerKind,
     /// Windows and limits of the multiplexer.
     pub yamux: yamux::Config,
-    /// Bytes all connections together may buffer. Default 1 GiB, the base of go-libp2p's per-GiB
-    /// memory scope.
-    pub memory_limit: usize,
+    /// Limits on connections and memory, derived from the machine.
+    pub limits: Limits,
+    /// How long a connection may be open without a lease: an open stream (except ping and identify),
+    /// a tag, a protection, or [`Connection::lease`](crate::Connection::lease). `None` for ever.
+    /// Default 60 s (own choice; rust-libp2p closes after 10 s, go-libp2p only trims).
+    pub idle_timeout: Option<Duration>,
+    /// Has a say in who is connected to. Default none.
+    pub gater: Option<Arc<dyn ConnectionGater>>,
     /// Deadline of each stage of an upgrade. Default 10 s, as rust-libp2p; progress does not
     /// extend it.
     pub stage_timeout: Duration,
     /// Deadline from accept (or from a finished TCP connect) to a ready connection. Default 15 s,
     /// as go-libp2p.
     pub upgrade_timeout: Duration,
-    /// Inbound connections that may be in their upgrade at once; at the limit the oldest is
-    /// dropped. Default 64, go-libp2p's transient scope.
-    pub max_pending_inbound: usize,
-    /// The same limit for one IP address, loopback exempt. Default 8, go-libp2p's limit per
-    /// address.
-    pub max_pending_per_ip: usize,
-    /// Established connections; an inbound one over the limit is closed after its handshake, a
-    /// dial fails. Default 16,384 (own choice: bounds the table, the operating system's limit of
-    /// open files usually comes first).
-    pub max_connections: usize,
     /// Inbound streams of one connection that have not agreed on a protocol yet; those over the
     /// limit are reset. Default 128, as rust-libp2p.
     pub max_negotiating_streams: usize,
@@ -61,17 +58,27 @@ impl Default for Config {
             tcp: TcpConfig::default(),
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
-            memory_limit: 1024 * 1024 * 1024,
+            limits: Limits::default(),
+            idle_timeout: Some(Duration::from_secs(60)),
+            gater: None,
             stage_timeout: Duration::from_secs(10),
             upgrade_timeout: Duration::from_secs(15),
-            max_pending_inbound: 64,
-            max_pending_per_ip: 8,
-            max_connections: 16_384,
             max_negotiating_streams: 128,
             negotiation_timeout: Duration::from_secs(10),
             supplant_grace: Duration::from_secs(1),
             identify: IdentifyConfig::default(),
             ping: PingConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Defaults for a process that may take `bytes` of memory: see [`Limits::derive`].
+    #[must_use]
+    pub fn from_memory(bytes: u64) -> Self {
+        Self {
+            limits: Limits::derive(Machine::get(), Some(bytes)),
+            ..Self::default()
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Errors of the endpoint, one enum per operation.
 
 use barewire_base::{Fault, Multiaddr, PeerId};
-use barewire_transport::{ConnectError, TransportError, UpgradeError};
+use barewire_transport::{
+    ConnectError, LocalReason, OpenStreamError, TransportError, UpgradeError,
+};
+
+use crate::manager::Refusal;
 
 /// Why an endpoint could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,9 +77,22 @@ pub enum DialError {
     /// The address is this node's own.
     #[error("{0} is this node itself")]
     OwnAddress(Multiaddr),
-    /// The table of connections is full.
-    #[error("this node holds {0} connections, its limit; close some first")]
-    TooManyConnections(usize),
+    /// The gater of this node does not want the address, or who answered there.
+    #[error("{addr}: the gater refused it: {why}")]
+    Gated {
+        /// The address.
+        addr: Multiaddr,
+        /// What the gater said.
+        why: &'static str,
+    },
+    /// A limit of this node is reached.
+    #[error("{addr}: a limit of this node is reached: {limit}; close some connections first")]
+    Limit {
+        /// The address.
+        addr: Multiaddr,
+        /// Which limit.
+        limit: Refusal,
+    },
     /// The endpoint shuts down.
     #[error("the endpoint is shutting down")]
     ShuttingDown,
@@ -86,6 +103,9 @@ impl DialError {
         let addr = addr.clone();
         match error {
             ConnectError::Transport(error) => Self::Transport(error),
+            ConnectError::Upgrade(UpgradeError::Refused(LocalReason::Gated(why))) => {
+                Self::Gated { addr, why }
+            }
             ConnectError::Upgrade(error) => match error.peer_id_mismatch() {
                 Some((expected, actual)) => Self::WrongPeer {
                     addr,
@@ -103,11 +123,37 @@ impl DialError {
         match self {
             Self::Transport(TransportError::Unsupported(_))
             | Self::OwnAddress(_)
+            | Self::Gated { .. }
             | Self::ShuttingDown => Fault::Local,
             Self::Transport(_) => Fault::Network,
             Self::Upgrade { error, .. } => error.fault(),
             Self::WrongPeer { .. } => Fault::Peer,
-            Self::TooManyConnections(_) => Fault::Limit,
+            Self::Limit { .. } => Fault::Limit,
+        }
+    }
+}
+
+/// Why no stream to a peer could be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no connection and none could be made.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The connection takes no stream.
+    #[error(transparent)]
+    Stream(#[from] OpenStreamError),
+}
+
+impl OpenError {
+    /// Who is at fault.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Dial(error) => error.fault(),
+            Self::Stream(OpenStreamError::Closed(reason)) => reason.fault(),
+            Self::Stream(OpenStreamError::InvalidProtocol(_)) => Fault::Local,
+            Self::Stream(_) => Fault::Peer,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use barewire_base::{Multiaddr, PeerId};
-use barewire_transport::{CloseReason, Role, UpgradeError};
+use barewire_transport::{CloseReason, LocalReason, Role, UpgradeError};
 use tokio::sync::broadcast;
 
 use crate::protocols::identify::PeerInfo;
@@ -33,6 +33,15 @@ pub enum Event {
         remote: Multiaddr,
         /// The cause; `None` when it lost its place to a newer one.
         error: Option<UpgradeError>,
+    },
+    /// A connection was refused by a limit or the gater.
+    Refused {
+        /// Address of the remote.
+        remote: Multiaddr,
+        /// Who it is, if it came far enough to say.
+        peer: Option<PeerId>,
+        /// Why.
+        reason: LocalReason,
     },
     /// A connection is established.
     Connected {

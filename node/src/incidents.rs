@@ -8,9 +8,11 @@ use std::{
 };
 
 use barewire_base::Fault;
-use barewire_transport::{CloseReason, LimitsHit, UpgradeError};
+use barewire_transport::{CloseReason, LimitsHit, LocalReason, UpgradeError};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::manager::Refusal;
 
 /// Time between two lines about one kind.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -35,6 +37,18 @@ pub enum Incident {
     WriteStalled,
     /// A connection did not answer keepalive pings.
     KeepaliveTimeout,
+    /// The gater refused a connection.
+    Gated,
+    /// A connection came from a network with too many of them, or too many at once.
+    NetworkLimit,
+    /// A peer had too many connections.
+    PeerLimit,
+    /// A connection was refused or closed because memory is short.
+    MemoryShort,
+    /// A connection was trimmed to make room for others.
+    Trimmed,
+    /// A peer answered too many pings in a row not at all.
+    PingFailed,
     /// A stream was refused because its connection had too many.
     StreamRefused,
     /// A stream was reset because the memory budget had no room for its bytes.
@@ -45,7 +59,7 @@ pub enum Incident {
 
 impl Incident {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::UpgradeTimeout,
         Self::UpgradeFailed,
         Self::PendingDropped,
@@ -54,6 +68,12 @@ impl Incident {
         Self::Record,
         Self::WriteStalled,
         Self::KeepaliveTimeout,
+        Self::Gated,
+        Self::NetworkLimit,
+        Self::PeerLimit,
+        Self::MemoryShort,
+        Self::Trimmed,
+        Self::PingFailed,
         Self::StreamRefused,
         Self::StreamShed,
         Self::StreamNegotiation,
@@ -71,6 +91,12 @@ impl Incident {
             Self::Record => "record",
             Self::WriteStalled => "write_stalled",
             Self::KeepaliveTimeout => "keepalive_timeout",
+            Self::Gated => "gated",
+            Self::NetworkLimit => "network_limit",
+            Self::PeerLimit => "peer_limit",
+            Self::MemoryShort => "memory_short",
+            Self::Trimmed => "trimmed",
+            Self::PingFailed => "ping_failed",
             Self::StreamRefused => "stream_refused",
             Self::StreamShed => "stream_shed",
             Self::StreamNegotiation => "stream_negotiation",
@@ -81,7 +107,20 @@ impl Incident {
     pub(crate) fn of_upgrade(error: &UpgradeError) -> Self {
         match error {
             UpgradeError::Timeout { .. } => Self::UpgradeTimeout,
+            UpgradeError::Refused(LocalReason::Gated(_)) => Self::Gated,
             _ => Self::UpgradeFailed,
+        }
+    }
+
+    /// The kind a refused connection is counted as.
+    pub(crate) fn of_refusal(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::PerIp | Refusal::IpRate => Self::NetworkLimit,
+            Refusal::PerPeer => Self::PeerLimit,
+            Refusal::Memory => Self::MemoryShort,
+            Refusal::Connections | Refusal::Inbound | Refusal::Descriptors => {
+                Self::TooManyConnections
+            }
         }
     }
 
@@ -92,6 +131,11 @@ impl Incident {
             CloseReason::Record(_) | CloseReason::EmptyRecordFlood => Some(Self::Record),
             CloseReason::WriteStalled => Some(Self::WriteStalled),
             CloseReason::KeepaliveTimeout => Some(Self::KeepaliveTimeout),
+            CloseReason::Local(LocalReason::Trimmed) => Some(Self::Trimmed),
+            CloseReason::Local(LocalReason::PingFailed) => Some(Self::PingFailed),
+            CloseReason::Local(LocalReason::Limit(name)) if *name == Refusal::Memory.name() => {
+                Some(Self::MemoryShort)
+            }
             _ => None,
         }
     }

@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod incidents;
 pub mod keyfile;
+pub mod manager;
 pub mod protocols;
 mod router;
 
@@ -31,7 +32,7 @@ pub use barewire_transport::{
 };
 pub use config::{Config, IdentifyConfig, PingConfig};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
-pub use error::{BindError, DialError, ListenError};
+pub use error::{BindError, DialError, ListenError, OpenError};
 pub use events::{Event, EventItem, Events};
 pub use incidents::Incident;
 pub use router::{BoxFuture, ProtocolHandler, Router, RouterBuilder, RouterError};

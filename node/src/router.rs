@@ -7,7 +7,7 @@ use barewire_transport::{Connection, Stream};
 
 use crate::{
     endpoint::{Endpoint, ShutdownReport},
-    protocols::{identify, ping},
+    protocols::{hold, identify, ping},
 };
 
 /// A boxed future that can move between threads.
@@ -59,6 +59,7 @@ pub(crate) enum Service {
     Identify,
     IdentifyPush,
     Ping,
+    Hold,
     Handler(Arc<dyn ProtocolHandler>),
 }
 
@@ -76,6 +77,7 @@ impl Registry {
             (identify::PROTOCOL, Service::Identify),
             (identify::PUSH_PROTOCOL, Service::IdentifyPush),
             (ping::PROTOCOL, Service::Ping),
+            (hold::PROTOCOL, Service::Hold),
         ];
         let all: Vec<_> = built_in
             .into_iter()
@@ -161,7 +163,12 @@ impl RouterBuilder {
     /// Puts the handlers to work, for connections that exist already too. Peers that accept pushes
     /// are told.
     pub fn spawn(self) -> Result<Router, RouterError> {
-        let built_in = [identify::PROTOCOL, identify::PUSH_PROTOCOL, ping::PROTOCOL];
+        let built_in = [
+            identify::PROTOCOL,
+            identify::PUSH_PROTOCOL,
+            ping::PROTOCOL,
+            hold::PROTOCOL,
+        ];
         for (index, (name, _)) in self.handlers.iter().enumerate() {
             if !name.starts_with('/') || name.len() >= multistream::MAX_LINE {
                 return Err(RouterError::InvalidProtocol(name.to_string()));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use barewire_node::{
     CloseReason, Config, DialError, Endpoint, Event, EventItem, Fault, Keypair, ListenError,
     Multiaddr, OpenStreamError, Role, Router, Stream, StreamError, TransportError,
+    manager::Refusal,
     protocols::{
         echo::{self, EchoError},
         identify, perf, ping,
@@ -450,7 +451,7 @@ async fn a_push_with_another_key_changes_nothing() {
 #[tokio::test]
 async fn silent_connections_lose_their_place_to_newer_ones() {
     let mut config = quick();
-    config.max_pending_inbound = 4;
+    config.limits.max_pending_inbound = 4;
     let (router, addr) = node_with(config).await;
     let server = router.endpoint();
     let mut events = server.events();
@@ -480,7 +481,8 @@ async fn silent_connections_lose_their_place_to_newer_ones() {
 #[tokio::test]
 async fn a_full_table_takes_no_more_connections() {
     let mut config = quick();
-    config.max_connections = 2;
+    config.limits.max_connections = 2;
+    config.limits.reserved_slots = 0;
     let (router, addr) = node_with(config.clone()).await;
     let mut held = Vec::new();
     for _ in 0..2 {
@@ -498,7 +500,8 @@ async fn a_full_table_takes_no_more_connections() {
     let (_b, b) = node().await;
     client.connect(a.clone()).await.unwrap();
     client.connect(b).await.unwrap();
-    let error = client.dial(a).await.unwrap_err();
-    assert_eq!(error, DialError::TooManyConnections(2));
+    let error = client.dial(a.clone()).await.unwrap_err();
+    let limit = Refusal::Connections;
+    assert_eq!(error, DialError::Limit { addr: a, limit });
     assert_eq!(error.fault(), Fault::Limit);
 }

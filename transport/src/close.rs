@@ -58,8 +58,8 @@ pub enum LocalReason {
     #[error("because a limit is reached: {0}")]
     Limit(&'static str),
     /// The gater refused the peer.
-    #[error("because the gater refused it")]
-    Gated,
+    #[error("because the gater refused it: {0}")]
+    Gated(&'static str),
     /// Another connection to the same peer is kept.
     #[error("in favour of another connection to the peer")]
     Superseded,
@@ -84,7 +84,7 @@ impl LocalReason {
             Self::Superseded => 0x1004,
             Self::Idle | Self::Trimmed | Self::PingFailed => 0x1005,
             Self::Shutdown => 0x1006,
-            Self::Gated => 0x1007,
+            Self::Gated(_) => 0x1007,
         }
     }
 
@@ -97,7 +97,7 @@ impl LocalReason {
             Self::Idle => "idle",
             Self::Trimmed => "trimmed",
             Self::Limit(_) => "limit",
-            Self::Gated => "gated",
+            Self::Gated(_) => "gated",
             Self::Superseded => "superseded",
             Self::Shutdown => "shutdown",
             Self::PingFailed => "ping failed",

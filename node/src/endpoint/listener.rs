@@ -1,12 +1,18 @@
 //! Listening, and the way of an inbound connection into the table.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use barewire_base::{Fault, Multiaddr};
-use barewire_transport::{Incoming, Listener, LocalReason};
+use barewire_transport::{Incoming, Listener, LocalReason, UpgradeError};
 
 use super::{Shared, pending::SlotId};
-use crate::{codes, error::ListenError, events::Event, incidents::Incident};
+use crate::{
+    codes,
+    error::ListenError,
+    events::Event,
+    incidents::Incident,
+    manager::{self, Gated, Visit},
+};
 
 /// First pause after an accept that failed for lack of resources; doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(20);
@@ -87,12 +93,25 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 fn admit(shared: &Arc<Shared>, incoming: Incoming) {
     let remote = incoming.remote_addr().clone();
-    let ip: Option<IpAddr> = remote.to_tcp().map(|(socket, _)| socket.ip());
+    if let Err(Gated(why)) = shared.manager.on_accept(&remote) {
+        shared.refused(&remote, None, Incident::Gated, LocalReason::Gated(why));
+        return;
+    }
+    let ip = manager::ip_of(&remote);
+    let visit = match shared.manager.visit(ip) {
+        Ok(visit) => visit,
+        Err(refusal) => {
+            let kind = Incident::of_refusal(refusal);
+            let reason = LocalReason::Limit(refusal.name());
+            shared.refused(&remote, None, kind, reason);
+            return;
+        }
+    };
     let (slot, dropped) = shared.pending.lock().admit(ip);
     if let Some(oldest) = dropped {
         oldest.abort();
     }
-    let upgrade = upgrade(Arc::clone(shared), incoming, remote, slot);
+    let upgrade = upgrade(Arc::clone(shared), incoming, remote, slot, visit);
     let handle = shared.tasks.spawn(upgrade).abort_handle();
     // Without its slot the upgrade is either over, and aborting it changes nothing, or another
     // listener has given the slot to a newer connection meanwhile.
@@ -128,7 +147,13 @@ impl Drop for DroppedUpgrade<'_> {
     }
 }
 
-async fn upgrade(shared: Arc<Shared>, incoming: Incoming, remote: Multiaddr, slot: SlotId) {
+async fn upgrade(
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    remote: Multiaddr,
+    slot: SlotId,
+    visit: Visit,
+) {
     let mut dropped = DroppedUpgrade {
         shared: &shared,
         remote: &remote,
@@ -151,18 +176,11 @@ async fn upgrade(shared: Arc<Shared>, incoming: Incoming, remote: Multiaddr, slo
             connection.close(codes::CONNECTION_NORMAL);
         }
         Ok((connection, inbound)) => {
-            if !shared.establish(&connection, inbound) {
-                let cause = "the table of connections is full";
-                let incidents = &shared.incidents;
-                incidents.record(
-                    Incident::TooManyConnections,
-                    1,
-                    Fault::Limit,
-                    &remote,
-                    &cause,
-                );
-                connection.close(LocalReason::Limit("connections"));
-            }
+            // It is told why it is refused.
+            let _ = shared.establish(&connection, inbound, Some(visit));
+        }
+        Err(UpgradeError::Refused(reason)) => {
+            shared.refused(&remote, None, Incident::Gated, reason);
         }
         Err(error) => {
             let kind = Incident::of_upgrade(&error);

@@ -1,6 +1,7 @@
 //! The endpoint: identity, listeners, dials and the connection table.
 
 mod listener;
+mod manage;
 mod pending;
 mod shutdown;
 mod table;
@@ -8,28 +9,23 @@ mod task;
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
-use barewire_base::{Budget, Keypair, Multiaddr, PeerId};
+use barewire_base::{Keypair, Multiaddr, PeerId};
 use barewire_security::noise;
-use barewire_transport::{
-    Connection, InboundStreams, LocalReason, Role, TransportConfig, Transports, UpgradeConfig,
-};
+use barewire_transport::{Connection, LocalReason, TransportConfig, Transports, UpgradeConfig};
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::shutdown::ShutdownReport;
 use self::{
+    manage::NotEstablished,
     pending::Pending,
     shutdown::Tally,
-    table::{Link, LinkControl, Table},
-    task::ConnectionTask,
+    table::{LinkControl, Table},
 };
 use crate::{
     codes,
@@ -37,6 +33,7 @@ use crate::{
     error::{BindError, DialError, ListenError},
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
+    manager::{Gated, Manager},
     protocols::identify::{self, IdentifyError, Local, PeerInfo},
     router::Registry,
 };
@@ -78,10 +75,21 @@ pub(crate) struct Shared {
     tally: Tally,
     incidents: Incidents,
     next_link: AtomicU64,
+    manager: Arc<Manager>,
 }
 
 /// Ends everything when the last [`Endpoint`] is dropped.
 struct Owner(Arc<Shared>);
+
+/// Does not keep the endpoint.
+#[derive(Clone)]
+pub(crate) struct WeakEndpoint(Weak<Owner>);
+
+impl WeakEndpoint {
+    pub(crate) fn upgrade(&self) -> Option<Endpoint> {
+        self.0.upgrade().map(Endpoint)
+    }
+}
 
 impl Drop for Owner {
     fn drop(&mut self) {
@@ -127,7 +135,10 @@ impl EndpointBuilder {
         let Self { keypair, config } = self;
         let noise = noise::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
             .map_err(|error| BindError::Security(error.to_string()))?;
-        let mut upgrade = UpgradeConfig::new(Arc::new(noise), Budget::root(config.memory_limit));
+        let manager = Manager::new(config.limits.clone(), config.gater.clone());
+        let manager = Arc::new(manager);
+        let mut upgrade = UpgradeConfig::new(Arc::new(noise), manager.buffers().clone());
+        upgrade.admission = Some(Arc::clone(&manager) as _);
         upgrade.muxer = config.muxer;
         upgrade.yamux = config.yamux;
         upgrade.stage_timeout = config.stage_timeout;
@@ -140,10 +151,10 @@ impl EndpointBuilder {
         let shared = Shared {
             peer_id,
             transports: Transports::new(upgrade, transport),
-            table: Mutex::new(Table::new(peer_id, config.max_connections)),
+            table: Mutex::new(Table::new(peer_id)),
             pending: Mutex::new(Pending::new(
-                config.max_pending_inbound,
-                config.max_pending_per_ip,
+                config.limits.max_pending_inbound,
+                config.limits.max_pending_per_ip,
             )),
             local: watch::Sender::new(Arc::new(local)),
             state: watch::Sender::new(State::default()),
@@ -154,10 +165,13 @@ impl EndpointBuilder {
             tally: Tally::default(),
             incidents: Incidents::default(),
             next_link: AtomicU64::new(0),
+            manager,
             keypair,
             config,
         };
-        Ok(Endpoint(Arc::new(Owner(Arc::new(shared)))))
+        let shared = Arc::new(shared);
+        shared.tasks.spawn(manage::run(Arc::clone(&shared)));
+        Ok(Endpoint(Arc::new(Owner(shared))))
     }
 }
 
@@ -205,7 +219,11 @@ impl Endpoint {
     pub async fn connect(&self, addr: Multiaddr) -> Result<Connection, DialError> {
         let open = addr.peer_id().and_then(|peer| self.connection(&peer));
         match open {
-            Some(open) if !self.shared().stop.is_cancelled() => Ok(open),
+            Some(open) if !self.shared().stop.is_cancelled() => {
+                // An idle one gets its whole time again, so that it is still there when it is used.
+                drop(open.lease("connect"));
+                Ok(open)
+            }
             _ => self.dial(addr).await,
         }
     }
@@ -220,6 +238,17 @@ impl Endpoint {
         if expected == Some(shared.peer_id) {
             return Err(DialError::OwnAddress(addr));
         }
+        shared
+            .manager
+            .before_dial(expected.as_ref(), &addr)
+            .map_err(|Gated(why)| {
+                let reason = LocalReason::Gated(why);
+                shared.refused(&addr, expected, Incident::Gated, reason);
+                DialError::Gated {
+                    addr: addr.clone(),
+                    why,
+                }
+            })?;
         let dialled = async {
             let connected = shared.transports.dial(&addr, expected).await;
             connected.map_err(|error| DialError::new(&addr, error))
@@ -232,11 +261,11 @@ impl Endpoint {
             connection.close(codes::CONNECTION_NORMAL);
             return Err(DialError::OwnAddress(addr));
         }
-        if !shared.establish(&connection, inbound) {
-            connection.close(LocalReason::Limit("connections"));
-            return Err(DialError::TooManyConnections(shared.config.max_connections));
+        match shared.establish(&connection, inbound, None) {
+            Ok(()) => Ok(connection),
+            Err(NotEstablished::Gated(Gated(why))) => Err(DialError::Gated { addr, why }),
+            Err(NotEstablished::Limit(limit)) => Err(DialError::Limit { addr, limit }),
         }
-        Ok(connection)
     }
 
     /// The connection to use for new streams to a peer, if there is one.
@@ -312,43 +341,6 @@ impl Endpoint {
 }
 
 impl Shared {
-    /// Puts a ready connection into the table and starts its task; `false` when there is no room.
-    fn establish(self: &Arc<Self>, connection: &Connection, inbound: InboundStreams) -> bool {
-        let peer = connection.peer_id();
-        let control = Arc::new(LinkControl::default());
-        let id = self.next_link.fetch_add(1, Ordering::Relaxed);
-        let link = Link {
-            id,
-            outbound: connection.role() == Role::Client,
-            connection: connection.clone(),
-            control: Arc::clone(&control),
-        };
-        let (inserted, counts) = {
-            let mut table = self.table.lock();
-            (table.insert(peer, link), (table.len(), table.peer_count()))
-        };
-        let Some(inserted) = inserted else {
-            return false;
-        };
-        self.publish_counts(counts);
-        self.events.emit(|| Event::Connected {
-            peer,
-            remote: connection.info().remote_addr.clone(),
-            role: connection.role(),
-        });
-        tracing::debug!(%peer, remote = %connection.info().remote_addr, "connected");
-        let task = ConnectionTask::new(
-            Arc::clone(self),
-            connection.clone(),
-            inbound,
-            id,
-            control,
-            inserted.both_directions,
-        );
-        self.tasks.spawn(task.run());
-        true
-    }
-
     fn publish_counts(&self, (connections, peers): (usize, usize)) {
         self.state.send_modify(|state| {
             state.connections = connections;

@@ -13,7 +13,7 @@
 //! with `barewire/`. A foreign node that lies about it only loses its second connection.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,6 +22,7 @@ use std::{
 };
 
 use barewire_base::PeerId;
+use barewire_transport::{Connection, Lease};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OnceCell},
@@ -50,9 +51,23 @@ pub(crate) struct LinkControl {
     /// Last round trip in nanoseconds, 0 before the first.
     rtt: AtomicU64,
     last_push: Mutex<Option<Instant>>,
+    /// Those of the tags and protections of the peer, by name.
+    leases: Mutex<BTreeMap<Arc<str>, Lease>>,
 }
 
 impl LinkControl {
+    /// Keeps the connection open in the name of a tag or protection.
+    pub(crate) fn hold(&self, connection: &Connection, name: &Arc<str>) {
+        let mut leases = self.leases.lock();
+        if !leases.contains_key(name) {
+            leases.insert(Arc::clone(name), connection.lease(name));
+        }
+    }
+
+    pub(crate) fn let_go(&self, name: &str) {
+        self.leases.lock().remove(name);
+    }
+
     pub(crate) fn is_superseded(&self) -> bool {
         self.superseded.load(Ordering::Acquire)
     }
@@ -116,25 +131,20 @@ pub(crate) struct Table<C, I> {
     local: PeerId,
     peers: HashMap<PeerId, Peer<C, I>>,
     len: usize,
-    limit: usize,
 }
 
 impl<C: Clone, I> Table<C, I> {
-    pub(crate) fn new(local: PeerId, limit: usize) -> Self {
+    pub(crate) fn new(local: PeerId) -> Self {
         Self {
             local,
             peers: HashMap::new(),
             len: 0,
-            limit,
         }
     }
 
-    /// Adds a connection; `None` when the table is full. Applies the rule when the peer is known to
-    /// be a barewire node.
-    pub(crate) fn insert(&mut self, peer: PeerId, link: Link<C>) -> Option<Inserted> {
-        if self.len >= self.limit {
-            return None;
-        }
+    /// Adds a connection. Applies the rule when the peer is known to be a barewire node. How many
+    /// there may be is not the table's concern.
+    pub(crate) fn insert(&mut self, peer: PeerId, link: Link<C>) -> Inserted {
         self.len += 1;
         let entry = self.peers.entry(peer).or_insert_with(|| Peer {
             links: Vec::with_capacity(1),
@@ -145,10 +155,10 @@ impl<C: Clone, I> Table<C, I> {
         entry.links.push(link);
         let both_directions = both_directions(&entry.links);
         self.apply_rule(&peer);
-        Some(Inserted {
+        Inserted {
             first,
             both_directions,
-        })
+        }
     }
 
     /// Removes a connection; `true` if it was the peer's last. A superseded connection that is left
@@ -197,6 +207,17 @@ impl<C: Clone, I> Table<C, I> {
             first
         };
         Some(best.connection.clone())
+    }
+
+    /// One connection, by its number.
+    pub(crate) fn link(&self, peer: &PeerId, id: u64) -> Option<&Link<C>> {
+        let links = &self.peers.get(peer)?.links;
+        links.iter().find(|link| link.id == id)
+    }
+
+    /// The connections of a peer, the oldest first.
+    pub(crate) fn links(&self, peer: &PeerId) -> &[Link<C>] {
+        self.peers.get(peer).map_or(&[], |peer| &peer.links)
     }
 
     /// The control block of one connection.
@@ -275,11 +296,11 @@ mod tests {
         let (small, large) = ids();
         // Connection 1 is dialled by the smaller id, 2 by the larger; arrival order differs.
         for order in [[1, 2], [2, 1]] {
-            let mut at_small = Table::<u64, ()>::new(small, 10);
-            let mut at_large = Table::<u64, ()>::new(large, 10);
+            let mut at_small = Table::<u64, ()>::new(small);
+            let mut at_large = Table::<u64, ()>::new(large);
             for id in order {
-                at_small.insert(large, link(id, id == 1)).unwrap();
-                at_large.insert(small, link(id, id == 2)).unwrap();
+                at_small.insert(large, link(id, id == 1));
+                at_large.insert(small, link(id, id == 2));
             }
             assert!(at_small.set_info(&large, Arc::new(()), true));
             assert!(at_large.set_info(&small, Arc::new(()), true));
@@ -295,10 +316,10 @@ mod tests {
     #[test]
     fn the_rule_applies_to_a_second_connection_of_a_known_peer_at_once() {
         let (small, large) = ids();
-        let mut table = Table::<u64, ()>::new(small, 10);
-        table.insert(large, link(1, false)).unwrap();
+        let mut table = Table::<u64, ()>::new(small);
+        table.insert(large, link(1, false));
         assert!(!table.set_info(&large, Arc::new(()), true));
-        let inserted = table.insert(large, link(2, true)).unwrap();
+        let inserted = table.insert(large, link(2, true));
         assert!(inserted.both_directions && !inserted.first);
         assert_eq!(table.preferred(&large, |_| true), Some(2));
     }
@@ -306,9 +327,9 @@ mod tests {
     #[test]
     fn foreign_peers_keep_both() {
         let (small, large) = ids();
-        let mut table = Table::<u64, ()>::new(small, 10);
-        table.insert(large, link(1, false)).unwrap();
-        table.insert(large, link(2, true)).unwrap();
+        let mut table = Table::<u64, ()>::new(small);
+        table.insert(large, link(1, false));
+        table.insert(large, link(2, true));
         assert!(!table.set_info(&large, Arc::new(()), false));
         assert_eq!(table.preferred(&large, |_| true), Some(1));
         assert!(
@@ -328,9 +349,9 @@ mod tests {
     #[test]
     fn a_superseded_connection_returns_when_the_other_dies() {
         let (small, large) = ids();
-        let mut table = Table::<u64, ()>::new(small, 10);
-        table.insert(large, link(1, false)).unwrap();
-        table.insert(large, link(2, true)).unwrap();
+        let mut table = Table::<u64, ()>::new(small);
+        table.insert(large, link(1, false));
+        table.insert(large, link(2, true));
         table.set_info(&large, Arc::new(()), true);
         let old = table.control(&large, |id| *id == 1).unwrap();
         assert!(old.is_superseded());
@@ -345,11 +366,11 @@ mod tests {
     }
 
     #[test]
-    fn one_direction_keeps_all_and_the_table_is_bounded() {
+    fn one_direction_keeps_all() {
         let (small, large) = ids();
-        let mut table = Table::<u64, ()>::new(small, 3);
+        let mut table = Table::<u64, ()>::new(small);
         for id in 0..3 {
-            table.insert(large, link(id, true)).unwrap();
+            table.insert(large, link(id, true));
         }
         table.set_info(&large, Arc::new(()), true);
         assert!((0..3).all(|n| {
@@ -358,7 +379,6 @@ mod tests {
                 .unwrap()
                 .is_superseded()
         }));
-        assert_eq!(table.insert(large, link(3, false)), None);
         assert_eq!(table.all(), [0, 1, 2]);
     }
 }

@@ -24,7 +24,9 @@ use crate::{
     codes,
     events::Event,
     incidents::Incident,
+    manager::Visit,
     protocols::{
+        hold,
         identify::{self, PeerInfo},
         ping::{self, PingError, Responder},
     },
@@ -38,6 +40,8 @@ const BURST: usize = 64;
 const ACCEPTOR_PATIENCE: u32 = 5;
 /// Looks at a superseded connection per grace.
 const RETIRE_CHECKS: u32 = 4;
+/// Between looks at a connection that would be idle if it had nothing left to send.
+const DRAIN_CHECK: Duration = Duration::from_secs(1);
 
 /// Work that has ended.
 enum Done {
@@ -55,6 +59,8 @@ pub(super) struct ConnectionTask {
     inbound: InboundStreams,
     id: u64,
     control: Arc<LinkControl>,
+    /// Counts against the limits of the remote's network.
+    _visit: Option<Visit>,
     upkeep: Upkeep,
     work: JoinSet<Done>,
     /// Streams among `work`.
@@ -68,12 +74,14 @@ impl ConnectionTask {
         shared: Arc<Shared>,
         connection: Connection,
         inbound: InboundStreams,
-        id: u64,
-        control: Arc<LinkControl>,
+        (id, control): (u64, Arc<LinkControl>),
+        visit: Option<Visit>,
         identify_now: bool,
     ) -> Self {
         let upkeep = Upkeep::new(&shared, Instant::now(), identify_now);
+        connection.set_idle_timeout(shared.config.idle_timeout);
         Self {
+            _visit: visit,
             shared,
             connection,
             inbound,
@@ -265,6 +273,9 @@ impl ConnectionTask {
         if due(&mut self.upkeep.push_at) {
             self.push(now);
         }
+        if due(&mut self.upkeep.idle_check_at) {
+            self.check_idle(now);
+        }
         if due(&mut self.upkeep.retire_check_at) {
             self.retire(now);
         }
@@ -282,6 +293,32 @@ impl ConnectionTask {
             }
             Done::Push
         });
+    }
+
+    /// Closes a connection that nothing has held for the idle timeout; else says when to look again.
+    ///
+    /// While something holds it, one look per timeout is enough: when that ends, the next look comes
+    /// before the timeout is over.
+    fn check_idle(&mut self, now: Instant) {
+        let Some(timeout) = self.shared.config.idle_timeout else {
+            return;
+        };
+        let next = match self.connection.idle_since() {
+            None => now + timeout,
+            Some(since) => {
+                let due = Instant::from_std(since) + timeout;
+                if due > now {
+                    due
+                } else if self.connection.stats().bytes_queued > 0 {
+                    // What was written on streams that are gone still leaves.
+                    now + DRAIN_CHECK
+                } else {
+                    self.connection.close(LocalReason::Idle);
+                    return;
+                }
+            }
+        };
+        self.upkeep.idle_check_at = Some(next);
     }
 
     /// Closes a superseded connection that has had no stream for long enough.
@@ -321,6 +358,7 @@ impl ConnectionTask {
             let last = table.remove(&peer, self.id);
             (last, (table.len(), table.peer_count()))
         };
+        shared.manager.ended(self.id, &peer, &reason, last);
         shared.publish_counts(counts);
         if let Some(kind) = Incident::of_close(&reason) {
             let incidents = &shared.incidents;
@@ -328,7 +366,8 @@ impl ConnectionTask {
         }
         let hit = self.connection.stats().limits_hit;
         shared.incidents.record_limits(hit, &peer);
-        tracing::debug!(%peer, %reason, "disconnected");
+        let (who, why) = (reason.who(), reason.why());
+        tracing::debug!(%peer, %who, why, "disconnected: {reason}");
         let by_shutdown = matches!(reason, CloseReason::Local(LocalReason::Shutdown))
             && shared.stop.is_cancelled();
         shared
@@ -363,7 +402,7 @@ impl ConnectionTask {
 }
 
 /// Waits until `at`, or for ever.
-async fn sleep_until(at: Option<Instant>) {
+pub(super) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
@@ -381,6 +420,7 @@ struct Upkeep {
     push_wanted: bool,
     push_at: Option<Instant>,
     last_push: Option<Instant>,
+    idle_check_at: Option<Instant>,
     retire_check_at: Option<Instant>,
     quiet_since: Option<Instant>,
 }
@@ -399,6 +439,7 @@ impl Upkeep {
             push_wanted: false,
             push_at: None,
             last_push: None,
+            idle_check_at: config.idle_timeout.map(|timeout| now + timeout),
             retire_check_at: None,
             quiet_since: None,
         }
@@ -409,6 +450,7 @@ impl Upkeep {
             self.identify_at,
             self.ping_at,
             self.push_at,
+            self.idle_check_at,
             self.retire_check_at,
         ];
         all.into_iter().flatten().min()
@@ -486,6 +528,7 @@ async fn serve(
             stream.hold_nothing();
             stream.serve_inline(Box::new(Responder::default()));
         }
+        Service::Hold => hold::serve(stream).await,
         Service::Handler(handler) => {
             if !handler.holds_connection() {
                 stream.hold_nothing();

@@ -1,0 +1,213 @@
+//! The connection manager: who may connect, who has to go, and what a node can afford.
+//!
+//! The decisions are made by [`Ledger`], [`MemoryWatch`] and [`Backoff`], which know no socket and
+//! read no clock. The endpoint carries them out.
+//!
+//! **When a connection ends.** It is closed when neither a stream nor a lease has held it for
+//! [`Config::idle_timeout`](crate::Config::idle_timeout). Streams hold it, except those of ping and
+//! identify; so do tags and protections of its peer, and
+//! [`Connection::lease`](crate::Connection::lease).
+//! When there are more connections than [`Limits::high_water`], those of least value are trimmed.
+//! When memory is short, newcomers are refused and those that hold most are closed. Each end has a
+//! [`CloseReason`](crate::CloseReason) that says who and why.
+
+mod gater;
+mod keep;
+mod ledger;
+mod limits;
+mod machine;
+mod memory;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Instant,
+};
+
+use barewire_base::{Budget, Multiaddr, PeerId, Protocol};
+use barewire_transport::{Admission, CloseReason, Connection, LocalReason, Party, Role};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+pub use self::{
+    gater::{ConnectionGater, Gated},
+    keep::{Backoff, KeptError, KeptPeer, KeptState},
+    ledger::{Entry, Ledger, Network, Refusal},
+    limits::{Explanation, Limits, RESERVED_DESCRIPTORS},
+    machine::{Machine, MemoryGroup, resident},
+    memory::{MemoryWatch, Step},
+};
+pub(crate) use keep::keep;
+
+/// Budgets of peers kept beyond the connections there are, before unused ones are dropped.
+const SPARE_BUDGETS: usize = 64;
+
+/// Connections that ended for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseCount {
+    /// Who ended them.
+    pub who: Party,
+    /// Why, as [`CloseReason::why`] names it.
+    pub why: &'static str,
+    /// How many did since the endpoint was made.
+    pub count: u64,
+}
+
+/// The part of the manager that the tasks of an endpoint share.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    pub(crate) ledger: Mutex<Ledger>,
+    gater: Option<Arc<dyn ConnectionGater>>,
+    buffers: Budget,
+    buffers_per_peer: usize,
+    budgets: Mutex<HashMap<PeerId, Budget>>,
+    closes: Mutex<BTreeMap<(Party, &'static str), u64>>,
+    /// There may be something to trim, or memory to watch.
+    pub(crate) wake: Notify,
+}
+
+impl Manager {
+    pub(crate) fn new(limits: Limits, gater: Option<Arc<dyn ConnectionGater>>) -> Self {
+        Self {
+            gater,
+            buffers: Budget::root(limits.buffers),
+            buffers_per_peer: limits.buffers_per_peer,
+            budgets: Mutex::default(),
+            closes: Mutex::default(),
+            wake: Notify::new(),
+            ledger: Mutex::new(Ledger::new(limits)),
+        }
+    }
+
+    /// The budget of all connections.
+    pub(crate) fn buffers(&self) -> &Budget {
+        &self.buffers
+    }
+
+    pub(crate) fn before_dial(&self, peer: Option<&PeerId>, addr: &Multiaddr) -> Result<(), Gated> {
+        match &self.gater {
+            Some(gater) => gater.before_dial(peer, addr),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn on_accept(&self, remote: &Multiaddr) -> Result<(), Gated> {
+        match &self.gater {
+            Some(gater) => gater.on_accept(remote),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn after_mux(&self, connection: &Connection) -> Result<(), Gated> {
+        match &self.gater {
+            Some(gater) => gater.after_mux(connection),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a connection attempt from `ip` for as long as the visit lives.
+    pub(crate) fn visit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<Visit, Refusal> {
+        let network = self.ledger.lock().visit(now(), ip)?;
+        Ok(Visit {
+            manager: Arc::clone(self),
+            network,
+        })
+    }
+
+    /// A connection has ended, and no other to its peer is left if `last`.
+    pub(crate) fn ended(&self, id: u64, peer: &PeerId, reason: &CloseReason, last: bool) {
+        self.ledger.lock().remove(id);
+        if last {
+            self.budgets.lock().remove(peer);
+        }
+        let mut closes = self.closes.lock();
+        *closes.entry((reason.who(), reason.why())).or_default() += 1;
+    }
+
+    pub(crate) fn closes(&self) -> Vec<CloseCount> {
+        let closes = self.closes.lock();
+        closes
+            .iter()
+            .map(|((who, why), count)| CloseCount {
+                who: *who,
+                why,
+                count: *count,
+            })
+            .collect()
+    }
+
+    /// Peers by what their connections hold in buffers, the most first.
+    pub(crate) fn fattest(&self) -> Vec<(PeerId, usize)> {
+        let budgets = self.budgets.lock();
+        let mut fattest: Vec<_> = budgets
+            .iter()
+            .map(|(peer, budget)| (*peer, budget.used()))
+            .filter(|(_, used)| *used > 0)
+            .collect();
+        fattest.sort_unstable_by_key(|(peer, used)| (std::cmp::Reverse(*used), *peer));
+        fattest
+    }
+
+    fn budget_of(&self, peer: PeerId) -> Budget {
+        let connections = self.ledger.lock().len();
+        let mut budgets = self.budgets.lock();
+        if budgets.len() > 2 * connections + SPARE_BUDGETS {
+            // Of handshakes that came to nothing.
+            let ledger = self.ledger.lock();
+            budgets.retain(|peer, budget| budget.used() > 0 || ledger.is_connected(peer));
+        }
+        budgets
+            .entry(peer)
+            .or_insert_with(|| self.buffers.child(self.buffers_per_peer))
+            .clone()
+    }
+}
+
+impl Admission for Manager {
+    fn secured(&self, peer: PeerId, role: Role, remote: &Multiaddr) -> Result<Budget, LocalReason> {
+        if let Some(gater) = &self.gater {
+            gater
+                .after_security(&peer, role, remote)
+                .map_err(|Gated(why)| LocalReason::Gated(why))?;
+        }
+        Ok(self.budget_of(peer))
+    }
+}
+
+/// An inbound connection, from its accept to its end, as the limits per network count it.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    manager: Arc<Manager>,
+    network: Option<Network>,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Some(network) = self.network {
+            self.manager.ledger.lock().leave(network);
+        }
+    }
+}
+
+/// Time now, from tokio's clock so that tests may pause it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Whether a connection by this address takes a descriptor of its own.
+pub(crate) fn takes_descriptor(addr: &Multiaddr) -> bool {
+    !addr
+        .iter()
+        .any(|part| matches!(part, Protocol::Udp(_) | Protocol::Memory(_)))
+}
+
+/// The address of a remote that limits per network count.
+pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    match addr.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
