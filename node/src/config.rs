@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use barewire_mux::yamux;
 use barewire_transport::{MuxerKind, tcp::TcpConfig};
 
-use crate::manager::{ConnectionGater, Limits, Machine};
+use crate::{
+    addresses::ObservedConfig,
+    manager::{ConnectionGater, Limits, Machine},
+    peer_book::PeerBookConfig,
+};
 
 /// Settings of an [`Endpoint`](crate::Endpoint).
 ///
@@ -46,6 +50,10 @@ pub struct Config {
     /// streams before the side that dialled it closes it. Default 1 s (own choice: longer than any
     /// round trip, so that a stream opened just before both sides agreed is not lost).
     pub supplant_grace: Duration,
+    /// When addresses that others see this node at are believed.
+    pub observed: ObservedConfig,
+    /// Where addresses of peers are kept, and for how long.
+    pub peer_book: PeerBookConfig,
     /// Identify settings.
     pub identify: IdentifyConfig,
     /// Ping settings.
@@ -66,6 +74,8 @@ impl Default for Config {
             max_negotiating_streams: 128,
             negotiation_timeout: Duration::from_secs(10),
             supplant_grace: Duration::from_secs(1),
+            observed: ObservedConfig::default(),
+            peer_book: PeerBookConfig::default(),
             identify: IdentifyConfig::default(),
             ping: PingConfig::default(),
         }

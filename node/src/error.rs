@@ -7,6 +7,8 @@ use barewire_transport::{
 
 use crate::manager::Refusal;
 
+use crate::peer_book::PeerBookError;
+
 /// Why an endpoint could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +16,9 @@ pub enum BindError {
     /// The identity could not be put into a Noise handshake.
     #[error("cannot prepare the secure handshake: {0}")]
     Security(String),
+    /// The peer book could not be opened.
+    #[error(transparent)]
+    PeerBook(#[from] PeerBookError),
 }
 
 impl BindError {

@@ -15,9 +15,25 @@ const CAPACITY: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A listener is ready.
+    /// This node can be dialled at an address: a listener is ready, or an interface behind a
+    /// wildcard listener has gained the address.
     Listening {
-        /// Its bound address, without `/p2p`.
+        /// The address, without `/p2p`. A wildcard only where the interfaces cannot be watched.
+        addr: Multiaddr,
+    },
+    /// This node can no longer be dialled at an address: an interface has lost it.
+    NotListening {
+        /// The address, without `/p2p`.
+        addr: Multiaddr,
+    },
+    /// Enough other nodes see this one at an address: it is announced.
+    ExternalAddress {
+        /// The address, without `/p2p`.
+        addr: Multiaddr,
+    },
+    /// Too few other nodes still see this one at an address: it is announced no more.
+    ExternalAddressLost {
+        /// The address, without `/p2p`.
         addr: Multiaddr,
     },
     /// Accepting failed for lack of resources (such as open files) and waits a moment.

@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+pub mod addresses;
 mod codes;
 mod config;
 mod endpoint;
@@ -21,6 +22,7 @@ mod events;
 mod incidents;
 pub mod keyfile;
 pub mod manager;
+pub mod peer_book;
 pub mod protocols;
 mod router;
 

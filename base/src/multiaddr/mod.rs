@@ -125,7 +125,19 @@ impl Multiaddr {
     /// `/ip4/…/tcp/…` or `/ip6/…/tcp/…`. An IPv6 scope is left out.
     #[must_use]
     pub fn tcp(address: SocketAddr) -> Self {
-        let mut bytes = Vec::with_capacity(20);
+        Self::socket(address, &[6], &[])
+    }
+
+    /// `/ip4/…/udp/…/quic-v1` or `/ip6/…/udp/…/quic-v1`. An IPv6 scope is left out.
+    #[must_use]
+    pub fn quic(address: SocketAddr) -> Self {
+        // Codes 273 and 461 as varints.
+        Self::socket(address, &[0x91, 0x02], &[0xcd, 0x03])
+    }
+
+    /// An address, its port behind the code of the port's protocol, and what follows.
+    fn socket(address: SocketAddr, port_code: &[u8], rest: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(24);
         match address.ip() {
             IpAddr::V4(ip) => {
                 bytes.push(4);
@@ -136,34 +148,59 @@ impl Multiaddr {
                 bytes.extend(ip.octets());
             }
         }
-        bytes.push(6);
+        bytes.extend(port_code);
         bytes.extend(address.port().to_be_bytes());
+        bytes.extend(rest);
         Self {
             bytes: bytes.into(),
         }
+    }
+
+    /// The IP address this address begins with, if it does.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        ip(self.iter().next()?)
+    }
+
+    /// This address with another IP of the same family in front; `None` if it does not begin with
+    /// an IP of that family.
+    #[must_use]
+    pub fn with_ip(&self, new: IpAddr) -> Option<Self> {
+        let mut bytes = self.bytes.to_vec();
+        match (self.ip()?, new) {
+            (IpAddr::V4(_), IpAddr::V4(ip)) => bytes.get_mut(1..5)?.copy_from_slice(&ip.octets()),
+            (IpAddr::V6(_), IpAddr::V6(ip)) => bytes.get_mut(1..17)?.copy_from_slice(&ip.octets()),
+            _ => return None,
+        }
+        Some(Self {
+            bytes: bytes.into(),
+        })
     }
 
     /// The socket address and the peer of `/ip4|ip6/…/tcp/…[/p2p/…]`; `None` for any other shape.
     #[must_use]
     pub fn to_tcp(&self) -> Option<(SocketAddr, Option<PeerId>)> {
         let mut parts = self.iter();
-        let ip = match parts.next()? {
-            Protocol::Ip4(ip) => IpAddr::V4(ip),
-            Protocol::Ip6(ip) => IpAddr::V6(ip),
-            _ => return None,
-        };
+        let ip = ip(parts.next()?)?;
         let Protocol::Tcp(port) = parts.next()? else {
             return None;
         };
-        let peer_id = match parts.next() {
-            None => None,
-            Some(Protocol::P2p(peer_id)) => Some(peer_id),
-            Some(_) => return None,
+        Some((SocketAddr::new(ip, port), last_peer(parts)?))
+    }
+
+    /// The socket address and the peer of `/ip4|ip6/…/udp/…/quic-v1[/p2p/…]`; `None` for any other
+    /// shape.
+    #[must_use]
+    pub fn to_quic(&self) -> Option<(SocketAddr, Option<PeerId>)> {
+        let mut parts = self.iter();
+        let ip = ip(parts.next()?)?;
+        let Protocol::Udp(port) = parts.next()? else {
+            return None;
         };
-        parts
-            .next()
-            .is_none()
-            .then_some((SocketAddr::new(ip, port), peer_id))
+        let Protocol::QuicV1 = parts.next()? else {
+            return None;
+        };
+        Some((SocketAddr::new(ip, port), last_peer(parts)?))
     }
 
     /// Reads the binary form.
@@ -278,6 +315,23 @@ impl Multiaddr {
 
     fn components(&self) -> Components<'_> {
         Components { rest: &self.bytes }
+    }
+}
+
+fn ip(protocol: Protocol<'_>) -> Option<IpAddr> {
+    match protocol {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    }
+}
+
+/// The peer, if any, that is all that is left; `None` if anything else is.
+fn last_peer<'a>(mut parts: impl Iterator<Item = Protocol<'a>>) -> Option<Option<PeerId>> {
+    match (parts.next(), parts.next()) {
+        (None, _) => Some(None),
+        (Some(Protocol::P2p(peer_id)), None) => Some(Some(peer_id)),
+        _ => None,
     }
 }
 

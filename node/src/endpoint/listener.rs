@@ -28,14 +28,7 @@ pub(super) fn listen(shared: &Arc<Shared>, addr: &Multiaddr) -> Result<Multiaddr
     }
     let listener = shared.transports.listen(addr)?;
     let bound = listener.local_addr().clone();
-    shared.change_local(|local| {
-        let mut addrs = local.listen_addrs.clone();
-        addrs.push(bound.clone());
-        (addrs, Arc::clone(&local.registry))
-    });
-    shared.events.emit(|| Event::Listening {
-        addr: bound.clone(),
-    });
+    shared.change_addresses(|addresses| addresses.bind(bound.clone()));
     shared
         .tasks
         .spawn(accept_all(Arc::clone(shared), listener, bound.clone()));

@@ -181,6 +181,7 @@ impl Shared {
                 };
                 let mut table = self.table.lock();
                 let inserted = table.insert(peer, link);
+                self.peer_book.connected(&peer);
                 let wake = ledger.len() == 1 || ledger.poll_timeout(now()).is_some();
                 (inserted, (table.len(), table.peer_count()), wake)
             })
@@ -195,6 +196,9 @@ impl Shared {
         };
         if wake {
             self.manager.wake.notify_one();
+        }
+        if connection.role() == Role::Client {
+            self.peer_book.succeeded(&peer, remote);
         }
         self.publish_counts(counts);
         self.events.emit(|| Event::Connected {

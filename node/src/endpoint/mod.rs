@@ -6,6 +6,7 @@ mod pending;
 mod shutdown;
 mod table;
 mod task;
+mod whereabouts;
 
 use std::{
     fmt,
@@ -17,7 +18,10 @@ use barewire_base::{Keypair, Multiaddr, PeerId};
 use barewire_security::noise;
 use barewire_transport::{Connection, LocalReason, TransportConfig, Transports, UpgradeConfig};
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{Notify, OnceCell, watch},
+    task::AbortHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::shutdown::ShutdownReport;
@@ -28,12 +32,14 @@ use self::{
     table::{LinkControl, Table},
 };
 use crate::{
+    addresses::{Addresses, is_wildcard},
     codes,
     config::Config,
     error::{BindError, DialError, ListenError},
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
     manager::{Gated, Manager},
+    peer_book::PeerBook,
     protocols::identify::{self, IdentifyError, Local, PeerInfo},
     router::Registry,
 };
@@ -45,8 +51,14 @@ const YAMUX: &str = "/yamux/1.0.0";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// Bound addresses, without `/p2p`.
+    /// Bound addresses, without `/p2p`. A wildcard (`0.0.0.0` or `::`) stays one.
     pub listen_addrs: Vec<Multiaddr>,
+    /// Addresses of this machine that the listeners can be dialled at, without `/p2p`: wildcards as
+    /// the addresses of the interfaces, followed as those change.
+    pub addresses: Vec<Multiaddr>,
+    /// Addresses that enough other nodes see this one at, without `/p2p`: behind a router, where
+    /// the world may reach it.
+    pub external_addrs: Vec<Multiaddr>,
     /// Established connections.
     pub connections: usize,
     /// Peers with at least one connection.
@@ -63,6 +75,12 @@ pub(crate) struct Shared {
     transports: Transports,
     table: Mutex<Table<Connection, PeerInfo>>,
     pending: Mutex<Pending<AbortHandle>>,
+    addresses: Mutex<Addresses>,
+    /// Done once somebody listens on a wildcard.
+    following: OnceCell<()>,
+    /// The first observation under way has come.
+    observing: Notify,
+    peer_book: PeerBook,
     local: watch::Sender<Arc<Local>>,
     state: watch::Sender<State>,
     events: EventSender,
@@ -146,6 +164,7 @@ impl EndpointBuilder {
         let mut transport = TransportConfig::default();
         transport.tcp = config.tcp.clone();
         let peer_id = keypair.peer_id();
+        let peer_book = whereabouts::open_book(config.peer_book.clone()).await?;
         let registry = Arc::new(Registry::new(Vec::new()));
         let local = Local::new(Vec::new(), registry, keypair.public().clone());
         let shared = Shared {
@@ -156,6 +175,10 @@ impl EndpointBuilder {
                 config.limits.max_pending_inbound,
                 config.limits.max_pending_per_ip,
             )),
+            addresses: Mutex::new(Addresses::new(config.observed.clone())),
+            following: OnceCell::new(),
+            observing: Notify::new(),
+            peer_book,
             local: watch::Sender::new(Arc::new(local)),
             state: watch::Sender::new(State::default()),
             events: EventSender::default(),
@@ -171,6 +194,7 @@ impl EndpointBuilder {
         };
         let shared = Arc::new(shared);
         shared.tasks.spawn(manage::run(Arc::clone(&shared)));
+        shared.start_whereabouts();
         Ok(Endpoint(Arc::new(Owner(shared))))
     }
 }
@@ -198,8 +222,33 @@ impl Endpoint {
     /// Listens on one more address (`/ip4/…/tcp/…`, `/ip6/…/tcp/…` or `/memory/…`; port 0 lets the
     /// system choose) and returns the bound one, without `/p2p`. Connected peers that accept pushes
     /// are told.
+    ///
+    /// A wildcard (`/ip4/0.0.0.0/…`, `/ip6/::/…`) listens on all addresses of this machine;
+    /// [`addresses`](Self::addresses) are those, and peers are told of them as they come and go.
     pub async fn listen(&self, addr: Multiaddr) -> Result<Multiaddr, ListenError> {
+        if is_wildcard(&addr) {
+            self.shared().follow_interfaces().await;
+        }
         listener::listen(self.shared(), &addr)
+    }
+
+    /// Addresses of this machine that the listeners can be dialled at, without `/p2p`. Changes show
+    /// in [`state`](Self::state) and as events.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        self.shared().state.borrow().addresses.clone()
+    }
+
+    /// Addresses that enough other nodes see this one at, without `/p2p`.
+    #[must_use]
+    pub fn external_addrs(&self) -> Vec<Multiaddr> {
+        self.shared().state.borrow().external_addrs.clone()
+    }
+
+    /// Addresses of peers and how they have fared.
+    #[must_use]
+    pub fn peer_book(&self) -> &PeerBook {
+        &self.shared().peer_book
     }
 
     /// Bound addresses, without `/p2p`.
@@ -251,7 +300,12 @@ impl Endpoint {
             })?;
         let dialled = async {
             let connected = shared.transports.dial(&addr, expected).await;
-            connected.map_err(|error| DialError::new(&addr, error))
+            connected.map_err(|error| {
+                if let Some(peer) = &expected {
+                    shared.peer_book.failed(peer, &addr);
+                }
+                DialError::new(&addr, error)
+            })
         };
         let (connection, inbound) = tokio::select! {
             dialled = dialled => dialled?,
@@ -359,7 +413,7 @@ impl Shared {
         let ask = async || {
             let info = identify::query(connection, self.config.identify.timeout).await?;
             let info = Arc::new(info);
-            self.learn(&info);
+            self.learn(connection, &info);
             Ok(info)
         };
         let Some(control) = self.control(connection) else {
@@ -380,8 +434,8 @@ impl Shared {
         }
     }
 
-    /// Stores what a peer said.
-    fn learn(&self, info: &Arc<PeerInfo>) {
+    /// Stores what a peer said over a connection.
+    fn learn(&self, connection: &Connection, info: &Arc<PeerInfo>) {
         let peer = info.peer_id;
         let superseded = self
             .table
@@ -393,6 +447,8 @@ impl Shared {
         if superseded {
             self.events.emit(|| Event::Superseded { peer });
         }
+        self.peer_book.learn(info, &connection.info().remote_addr);
+        self.observed(connection, info);
     }
 
     /// Replaces what this node says about itself; connection tasks see it and push.
@@ -402,8 +458,5 @@ impl Shared {
             let public_key = self.keypair.public().clone();
             *local = Arc::new(Local::new(listen_addrs, registry, public_key));
         });
-        let listen_addrs = self.local.borrow().listen_addrs.clone();
-        self.state
-            .send_modify(|state| state.listen_addrs = listen_addrs);
     }
 }

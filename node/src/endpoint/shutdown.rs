@@ -83,5 +83,8 @@ pub(super) async fn run(shared: &Arc<Shared>, deadline: Duration) -> ShutdownRep
         // Only a handler that blocks its thread can be left after this.
         let _ = tokio::time::timeout(LAST_MOMENT, shared.tasks.wait()).await;
     }
+    if let Err(error) = shared.peer_book.flush().await {
+        tracing::warn!(%error, "the last changes to the peer book are lost");
+    }
     shared.tally.report()
 }

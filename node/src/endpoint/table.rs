@@ -193,6 +193,16 @@ impl<C: Clone, I> Table<C, I> {
         self.peers.get(peer)?.info.clone()
     }
 
+    /// Each connection of an identified peer, with what identify learnt.
+    pub(crate) fn identified(&self) -> Vec<(C, Arc<I>)> {
+        let known = self.peers.values().filter_map(|peer| {
+            let info = peer.info.as_ref()?;
+            let links = peer.links.iter();
+            Some(links.map(move |link| (link.connection.clone(), Arc::clone(info))))
+        });
+        known.flatten().collect()
+    }
+
     /// The connection to use for new streams: of those that `alive` accepts the oldest that is not
     /// superseded. (The table learns of an end a moment later than the connection.)
     pub(crate) fn preferred(&self, peer: &PeerId, alive: impl Fn(&C) -> bool) -> Option<C> {

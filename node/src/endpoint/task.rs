@@ -356,6 +356,9 @@ impl ConnectionTask {
         let (last, counts) = {
             let mut table = shared.table.lock();
             let last = table.remove(&peer, self.id);
+            if last {
+                shared.peer_book.disconnected(&peer);
+            }
             (last, (table.len(), table.peer_count()))
         };
         shared.manager.ended(self.id, &peer, &reason, last);
@@ -575,7 +578,7 @@ async fn receive_push(
         None => reader.finish(key),
     };
     match info {
-        Ok(info) => shared.learn(&Arc::new(info)),
+        Ok(info) => shared.learn(connection, &Arc::new(info)),
         Err(error) => tracing::debug!(%peer, %error, "refused an identify push"),
     }
 }

@@ -67,6 +67,8 @@ pub struct PeerInfo {
     pub agent_version: String,
     /// Sequence number of its signed record, if there was a valid one.
     pub record_seq: Option<u64>,
+    /// That record as it came: the envelope's bytes.
+    pub signed_record: Option<Bytes>,
 }
 
 impl PeerInfo {
@@ -211,25 +213,28 @@ impl Reader {
             .collect();
         let record = wire
             .signed_peer_record
-            .and_then(|bytes| PeerRecord::from_envelope(&bytes).ok());
-        let (listen_addrs, record_seq) = match record {
+            .and_then(|bytes| Some((PeerRecord::from_envelope(&bytes).ok()?, bytes)));
+        let (listen_addrs, record_seq, signed_record) = match record {
             // A badly signed record falls back to the plain list, a well signed one of somebody
             // else voids it: go-libp2p does the same.
             None if plain.is_empty() => (
                 known.map_or_else(Vec::new, |known| known.listen_addrs.clone()),
                 known.and_then(|known| known.record_seq),
+                known.and_then(|known| known.signed_record.clone()),
             ),
-            None => (plain, None),
-            Some(record) if record.peer_id == peer_id => {
+            None => (plain, None, None),
+            Some((record, bytes)) if record.peer_id == peer_id => {
                 let addrs = record
                     .addrs
                     .into_iter()
                     .take(MAX_ADDRESSES)
                     .filter_map(|addr| own_address(&peer_id, addr))
                     .collect();
-                (addrs, Some(record.seq))
+                // Alone: a slice would hold on to all that came with it.
+                let bytes = Bytes::copy_from_slice(&bytes);
+                (addrs, Some(record.seq), Some(bytes))
             }
-            Some(_) => (Vec::new(), None),
+            Some(_) => (Vec::new(), None, None),
         };
         let text = |said: Option<String>, old: fn(&PeerInfo) -> &String| {
             said.or_else(|| known.map(|known| old(known).clone()))
@@ -250,6 +255,7 @@ impl Reader {
             protocol_version: text(wire.protocol_version, |known| &known.protocol_version),
             agent_version: text(wire.agent_version, |known| &known.agent_version),
             record_seq,
+            signed_record,
         })
     }
 }

@@ -1,0 +1,210 @@
+//! Where this node is and where its peers are: listeners, interfaces, what others observe, the peer
+//! book.
+
+use std::{sync::Arc, time::Duration};
+
+use barewire_base::{Multiaddr, PeerId};
+use barewire_transport::Connection;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Shared;
+use crate::{
+    addresses::{Addresses, Ignored, Interfaces, Observation},
+    error::BindError,
+    events::Event,
+    peer_book::{PeerBook, PeerBookConfig, PeerBookError},
+    protocols::identify::PeerInfo,
+};
+
+/// First pause before the interfaces are watched anew after a failure; doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// Longest such pause.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// Opens the peer book off the runtime's threads: it reads a file.
+pub(super) async fn open_book(config: PeerBookConfig) -> Result<PeerBook, BindError> {
+    let path = config.path.clone().unwrap_or_default();
+    let opening = tokio::task::spawn_blocking(move || PeerBook::open(&config));
+    let opened = opening.await.unwrap_or_else(|_| {
+        // Only if the runtime ends meanwhile.
+        let kind = std::io::ErrorKind::Interrupted;
+        Err(PeerBookError::Io { path, kind })
+    });
+    Ok(opened?)
+}
+
+impl Shared {
+    /// Starts what keeps addresses up to date.
+    pub(super) fn start_whereabouts(self: &Arc<Self>) {
+        let book = self.peer_book.clone();
+        self.tasks.spawn(book.run(self.stop.clone()));
+        self.tasks.spawn(expire_observed(Arc::clone(self)));
+    }
+
+    /// Changes the addresses of this node and tells everybody whom it concerns: connected peers by
+    /// identify push, readers of the state and of events.
+    pub(super) fn change_addresses(&self, change: impl FnOnce(&mut Addresses)) {
+        // Held to the end, so that two changes are told in their order.
+        let mut addresses = self.addresses.lock();
+        change(&mut addresses);
+        let listening = addresses.listening();
+        addresses.observed.set_listening(&listening);
+        let external = addresses.observed.confirmed().to_vec();
+        let (old_listening, old_external) = {
+            let state = self.state.borrow();
+            (state.addresses.clone(), state.external_addrs.clone())
+        };
+        let bound = addresses.bound();
+        self.state.send_if_modified(|state| {
+            let changed = state.listen_addrs != bound
+                || state.addresses != listening
+                || state.external_addrs != external;
+            if changed {
+                state.listen_addrs = bound.to_vec();
+                state.addresses.clone_from(&listening);
+                state.external_addrs.clone_from(&external);
+            }
+            changed
+        });
+        for addr in missing(&old_listening, &listening) {
+            tracing::info!(%addr, "not listening any more");
+            self.events.emit(|| Event::NotListening { addr });
+        }
+        for addr in missing(&listening, &old_listening) {
+            tracing::info!(%addr, "listening");
+            self.events.emit(|| Event::Listening { addr });
+        }
+        for addr in missing(&old_external, &external) {
+            tracing::info!(%addr, "too few peers still see this node there");
+            self.events.emit(|| Event::ExternalAddressLost { addr });
+        }
+        for addr in missing(&external, &old_external) {
+            tracing::info!(%addr, "peers agree that they see this node there");
+            self.events.emit(|| Event::ExternalAddress { addr });
+        }
+        // What the world can reach comes first: the last ones may not fit a message.
+        let mut announced = external;
+        announced.extend(listening);
+        if self.local.borrow().listen_addrs != announced {
+            self.change_local(|local| (announced, Arc::clone(&local.registry)));
+        }
+    }
+
+    /// Looks up the addresses of this machine and follows them from now on. Where that is not
+    /// possible, wildcards stay as they are and each peer is told the address it reached.
+    pub(super) async fn follow_interfaces(self: &Arc<Self>) {
+        self.following
+            .get_or_init(async || match Interfaces::open().await {
+                Ok(interfaces) => {
+                    let ips = interfaces.ips();
+                    self.change_addresses(|addresses| addresses.set_interfaces(ips));
+                    self.tasks.spawn(follow(Arc::clone(self), interfaces));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot watch the network interfaces");
+                }
+            })
+            .await;
+    }
+
+    /// Takes note of where a peer sees this node.
+    pub(super) fn observed(&self, connection: &Connection, info: &PeerInfo) {
+        let Some(observed) = &info.observed_addr else {
+            return;
+        };
+        match self.observe(connection, info.peer_id, observed) {
+            Ok(true) => self.change_addresses(|_| {}),
+            Ok(false) => {}
+            Err(cause) => {
+                let peer = info.peer_id;
+                tracing::trace!(%peer, %observed, %cause, "an observation does not count");
+                return;
+            }
+        }
+        self.observing.notify_one();
+    }
+
+    /// Whether the confirmed addresses have changed.
+    fn observe(
+        &self,
+        connection: &Connection,
+        peer: PeerId,
+        at: &Multiaddr,
+    ) -> Result<bool, Ignored> {
+        let of = connection.info();
+        let observation = Observation {
+            peer,
+            remote: &of.remote_addr,
+            local: &of.local_addr,
+            observed: at,
+        };
+        let now = Instant::now().into_std();
+        let mut addresses = self.addresses.lock();
+        let listening = addresses.listening();
+        addresses.observed.observe(now, &observation, &listening)
+    }
+}
+
+/// Those of `all` that are not in `among`.
+fn missing(all: &[Multiaddr], among: &[Multiaddr]) -> Vec<Multiaddr> {
+    let missing = all.iter().filter(|addr| !among.contains(addr));
+    missing.cloned().collect()
+}
+
+/// Follows the interfaces until the endpoint stops.
+async fn follow(shared: Arc<Shared>, mut interfaces: Interfaces) {
+    let mut pause = MIN_PAUSE;
+    loop {
+        let changed = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            changed = interfaces.changed() => changed,
+        };
+        match changed {
+            Ok(()) => pause = MIN_PAUSE,
+            Err(error) => {
+                // The kernel drops messages when too many come at once.
+                tracing::debug!(%error, "watching the network interfaces anew");
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = sleep(pause) => {}
+                }
+                pause = (pause * 2).min(MAX_PAUSE);
+                match Interfaces::open().await {
+                    Ok(opened) => interfaces = opened,
+                    Err(_) => continue,
+                }
+            }
+        }
+        let ips = interfaces.ips();
+        shared.change_addresses(|addresses| addresses.set_interfaces(ips));
+    }
+}
+
+/// Renews the observations of connected peers and forgets the others when their time is over.
+async fn expire_observed(shared: Arc<Shared>) {
+    loop {
+        let due = shared.addresses.lock().observed.poll_timeout();
+        let Some(at) = due else {
+            tokio::select! {
+                () = shared.stop.cancelled() => return,
+                () = shared.observing.notified() => continue,
+            }
+        };
+        // No later observation is due earlier.
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = sleep_until(at.into()) => {}
+        }
+        let identified = shared.table.lock().identified();
+        for (connection, info) in identified {
+            if let Some(observed) = &info.observed_addr {
+                // What did not count then does not count now.
+                let _ = shared.observe(&connection, info.peer_id, observed);
+            }
+        }
+        let now = Instant::now().into_std();
+        shared.change_addresses(|addresses| {
+            addresses.observed.handle_timeout(now);
+        });
+    }
+}
