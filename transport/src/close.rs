@@ -173,6 +173,12 @@ pub enum CloseReason {
     /// A record could not be sealed: the channel has used up its nonces.
     #[error("this channel can send no more: {0}")]
     Seal(SealError),
+    /// The remote ended the QUIC connection with this transport error (RFC 9000, 20.1).
+    #[error("the remote ended the connection with QUIC error {0:#x}")]
+    QuicRemote(u64),
+    /// The remote broke QUIC; the connection was ended with this transport error.
+    #[error("the remote broke QUIC (error {0:#x})")]
+    Quic(u64),
     /// The socket failed.
     #[error("the socket failed: {0}")]
     Io(io::ErrorKind),
@@ -196,7 +202,9 @@ impl CloseReason {
     #[must_use]
     pub fn who(&self) -> Party {
         match self {
-            Self::Remote(_) | Self::RemoteEnded | Self::RemoteReset => Party::Remote,
+            Self::Remote(_) | Self::RemoteEnded | Self::RemoteReset | Self::QuicRemote(_) => {
+                Party::Remote
+            }
             Self::KeepaliveTimeout | Self::Io(_) => Party::Network,
             _ => Party::Us,
         }
@@ -212,7 +220,8 @@ impl CloseReason {
             Self::RemoteReset => "reset",
             Self::KeepaliveTimeout => "timeout",
             Self::WriteStalled => "write stall",
-            Self::Muxer(_) | Self::Record(_) => "protocol violation",
+            Self::Muxer(_) | Self::Record(_) | Self::Quic(_) => "protocol violation",
+            Self::QuicRemote(_) => "QUIC error",
             Self::EmptyRecordFlood => "empty record flood",
             Self::Seal(_) => "nonces used up",
             Self::Io(_) => "socket failed",

@@ -17,7 +17,9 @@ use crate::{
     close::{CloseReason, LocalReason},
     error::{OpenStreamError, StreamError},
     lease::{HoldKind, Lease, Leases, WhyOpen},
-    stream::{InlineHandler, Stream},
+    muxed::MuxedStream,
+    quic,
+    stream::{InlineHandler, Raw, Stream},
 };
 
 /// Time now, from tokio's clock so that tests may pause it.
@@ -39,9 +41,11 @@ pub struct ConnectionInfo {
     pub local_addr: Multiaddr,
     /// Address of the remote, without its peer id.
     pub remote_addr: Multiaddr,
+    /// What carries it: `tcp`, `ws`, `wss`, `quic-v1` or `memory`.
+    pub transport: &'static str,
     /// Negotiated security protocol, for example `/noise`.
     pub security: &'static str,
-    /// Negotiated muxer, for example `/yamux/1.0.0`.
+    /// Negotiated muxer, for example `/yamux/1.0.0`; `quic` where the transport has streams itself.
     pub muxer: &'static str,
     /// Whether the muxer was agreed inside the secure handshake, which saves a round trip.
     pub early_muxer: bool,
@@ -62,18 +66,21 @@ pub struct ConnectionStats {
     /// Open streams this side opened.
     pub streams_outbound: usize,
     /// Bytes written to streams, or sealed, that the socket has not taken. 0 means that
-    /// [`Connection::close`] cuts nothing off.
+    /// [`Connection::close`] cuts nothing off. Over QUIC it counts what quinn has not taken, and one
+    /// for each finished stream whose end the remote has not acknowledged.
     pub bytes_queued: usize,
-    /// What the muxer's limits have cost the remote so far.
+    /// What the muxer's limits have cost the remote so far. Over QUIC quinn enforces them and counts
+    /// nothing.
     pub limits_hit: LimitsHit,
-    /// Last round trip measured by the muxer.
+    /// Last round trip measured by the muxer, or by QUIC.
     pub rtt: Option<Duration>,
     /// Received bytes that were copied on their way to [`Stream::read_chunk`](crate::Stream::read_chunk):
     /// the start of a burst that outgrew a small slab, and small pieces that were not read soon.
     /// Decryption is in place and not counted.
     pub bytes_copied_in: u64,
     /// Plaintext bytes copied on their way to the socket: once each, when they are sealed, frame
-    /// headers included; plus sealed bytes moved when a write buffer had to grow.
+    /// headers included; plus sealed bytes moved when a write buffer had to grow. Over QUIC both
+    /// counts stay 0: quinn counts none.
     pub bytes_copied_out: u64,
 }
 
@@ -271,6 +278,21 @@ impl State {
         self.mux.queued() + self.unsent
     }
 
+    fn connection_stats(&self) -> ConnectionStats {
+        let streams = self.mux.stream_counts();
+        ConnectionStats {
+            bytes_sent: self.stats.written,
+            bytes_received: self.stats.received,
+            streams_inbound: streams.inbound,
+            streams_outbound: streams.outbound,
+            bytes_queued: self.queued(),
+            limits_hit: self.mux.limits_hit(),
+            rtt: self.mux.rtt(),
+            bytes_copied_in: self.stats.copied_in + self.mux.bytes_copied(),
+            bytes_copied_out: self.stats.copied_out,
+        }
+    }
+
     pub(crate) fn closed_error(&self) -> Option<StreamError> {
         self.closed.clone().map(StreamError::Closed)
     }
@@ -312,119 +334,10 @@ impl Shared {
         }
         state.driver.wake_by_ref();
     }
-}
 
-/// Closes the connection when the last handle and stream are gone.
-pub(crate) struct Handle(pub(crate) Arc<Shared>);
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.0.close(LocalReason::Dropped);
-    }
-}
-
-/// A secured, multiplexed connection. Cheap to clone.
-///
-/// It closes when [`close`](Self::close) is called, when the remote ends it, or when the last clone,
-/// its [`InboundStreams`](crate::InboundStreams) and its last stream are dropped.
-#[derive(Clone)]
-pub struct Connection(pub(crate) Arc<Handle>);
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection")
-            .field("peer_id", &self.shared().info.peer_id)
-            .field("remote_addr", &self.shared().info.remote_addr)
-            .field("role", &self.shared().info.role)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Connection {
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.0.0
-    }
-
-    /// Identity the remote proved.
-    #[must_use]
-    pub fn peer_id(&self) -> PeerId {
-        self.shared().info.peer_id
-    }
-
-    /// Key of the remote.
-    #[must_use]
-    pub fn public_key(&self) -> &PublicKey {
-        &self.shared().info.public_key
-    }
-
-    /// Client when this side dialled.
-    #[must_use]
-    pub fn role(&self) -> Role {
-        self.shared().info.role
-    }
-
-    /// What the upgrade negotiated.
-    #[must_use]
-    pub fn info(&self) -> &ConnectionInfo {
-        &self.shared().info
-    }
-
-    /// Whether both handles mean the same connection.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0.0, &other.0.0)
-    }
-
-    /// Opens a stream for one protocol without waiting for the remote: the proposal travels with
-    /// the first write, or when the first read has to wait. If the remote refuses, the first read
-    /// returns [`StreamError::ProtocolNotSupported`].
-    ///
-    /// Waits while the limit of open streams is reached. Cancel safe.
-    pub async fn open_stream(&self, protocol: &str) -> Result<Stream, OpenStreamError> {
-        check_protocol(protocol)?;
-        let id = self.open_raw().await?;
-        let mut dialer = multistream::Dialer::optimistic(protocol.into());
-        let mut proposal = bytes::BytesMut::new();
-        dialer.poll_transmit(&mut proposal);
-        Ok(Stream::outbound(
-            self.clone(),
-            id,
-            protocol.into(),
-            proposal.freeze(),
-            dialer,
-        ))
-    }
-
-    /// Opens a stream for the first of `protocols` the remote speaks, and waits for its answer.
-    ///
-    /// Not cancel safe in the sense that a cancelled call resets the stream.
-    pub async fn open_stream_negotiated(
-        &self,
-        protocols: &[&str],
-    ) -> Result<Stream, OpenStreamError> {
-        for protocol in protocols {
-            check_protocol(protocol)?;
-        }
-        let id = self.open_raw().await?;
-        let list = protocols.iter().map(|p| Arc::from(*p)).collect();
-        let mut dialer = multistream::Dialer::new(list);
-        let mut first = bytes::BytesMut::new();
-        dialer.poll_transmit(&mut first);
-        let proposals = protocols.join(", ").into();
-        let mut stream = Stream::outbound(self.clone(), id, proposals, first.freeze(), dialer);
-        stream.negotiate().await.map_err(|error| match error {
-            StreamError::ProtocolNotSupported(proposals) => {
-                OpenStreamError::ProtocolNotSupported(proposals)
-            }
-            StreamError::Closed(reason) => OpenStreamError::Closed(reason),
-            other => OpenStreamError::Stream(other),
-        })?;
-        Ok(stream)
-    }
-
-    async fn open_raw(&self) -> Result<StreamId, OpenStreamError> {
+    async fn open_stream(&self) -> Result<StreamId, OpenStreamError> {
         std::future::poll_fn(|cx| {
-            let mut state = self.shared().state.lock();
+            let mut state = self.state.lock();
             if let Some(reason) = &state.closed {
                 return Poll::Ready(Err(OpenStreamError::Closed(reason.clone())));
             }
@@ -444,48 +357,9 @@ impl Connection {
         .await
     }
 
-    /// Says goodbye and closes. A plain code may be given (0 is normal), or a reason, whose code
-    /// the remote is told. What streams have queued but not sent is lost: finish streams and wait
-    /// for the remote's end first where that matters. The first reason stays.
-    pub fn close(&self, reason: impl Into<LocalReason>) {
-        self.shared().close(reason.into());
-    }
-
-    /// Keeps the connection open against the idle timeout until the lease is dropped. `name` is for
-    /// [`why_open`](Self::why_open).
-    pub fn lease(&self, name: &str) -> Lease {
-        let leases = &self.shared().leases;
-        Lease {
-            key: leases.acquire(HoldKind::Lease, name.into(), 1),
-            connection: self.clone(),
-        }
-    }
-
-    /// What keeps this connection open, or how long it will stay without: open streams (except
-    /// those that [hold nothing](Stream::hold_nothing), such as ping and identify) and leases.
-    #[must_use]
-    pub fn why_open(&self) -> WhyOpen {
-        self.shared().leases.why_open(now())
-    }
-
-    /// Since when neither a stream nor a lease has kept this connection open; `None` while one does.
-    #[must_use]
-    pub fn idle_since(&self) -> Option<Instant> {
-        self.shared().leases.idle_since()
-    }
-
-    /// Tells [`why_open`](Self::why_open) when an idle connection will be closed. Closing it is up to
-    /// the caller.
-    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
-        self.shared().leases.set_idle_timeout(timeout);
-    }
-
-    /// Waits until all that was written has been handed to the socket, or the connection is closed.
-    /// Only then does [`close`](Self::close) cut nothing off. A remote that grants no credit delays
-    /// this without limit: set a deadline. Cancel safe.
-    pub async fn drained(&self) {
+    async fn drained(&self) {
         std::future::poll_fn(|cx| {
-            let mut state = self.shared().state.lock();
+            let mut state = self.state.lock();
             if state.closed.is_some() || state.queued() == 0 {
                 return Poll::Ready(());
             }
@@ -495,50 +369,246 @@ impl Connection {
         .await;
     }
 
-    /// Waits until the connection is closed. Cancel safe.
-    pub async fn closed(&self) -> CloseReason {
+    async fn closed(&self) -> CloseReason {
         loop {
-            let notified = self.shared().ended.notified();
-            if let Some(reason) = self.close_reason() {
+            let notified = self.ended.notified();
+            if let Some(reason) = self.state.lock().closed.clone() {
                 return reason;
             }
             notified.await;
         }
     }
 
-    /// Waits until the connection is closed and its socket too, with the goodbye sent or given up.
-    /// A process that ends earlier may cut it off. Takes at most a second after the close. Cancel safe.
-    pub async fn terminated(&self) {
+    async fn terminated(&self) {
         loop {
-            let notified = self.shared().ended.notified();
-            if self.shared().state.lock().terminated {
+            let notified = self.ended.notified();
+            if self.state.lock().terminated {
                 return;
             }
             notified.await;
+        }
+    }
+}
+
+/// Closes the connection when the last handle and stream are gone.
+pub(crate) struct Handle(pub(crate) Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.close(LocalReason::Dropped);
+    }
+}
+
+/// A secured, multiplexed connection. Cheap to clone.
+///
+/// It closes when [`close`](Self::close) is called, when the remote ends it, or when the last clone,
+/// its [`InboundStreams`](crate::InboundStreams) and its last stream are dropped.
+#[derive(Clone)]
+pub struct Connection(pub(crate) Link);
+
+/// What a connection consists of.
+#[derive(Clone)]
+pub(crate) enum Link {
+    /// A byte stream, a record layer and a muxer, driven by a task of ours.
+    Muxed(Arc<Handle>),
+    /// A QUIC connection, driven by quinn.
+    Quic(Arc<quic::Handle>),
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer_id", &self.info().peer_id)
+            .field("remote_addr", &self.info().remote_addr)
+            .field("role", &self.info().role)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Identity the remote proved.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.info().peer_id
+    }
+
+    /// Key of the remote.
+    #[must_use]
+    pub fn public_key(&self) -> &PublicKey {
+        &self.info().public_key
+    }
+
+    /// Client when this side dialled.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.info().role
+    }
+
+    /// What the upgrade negotiated.
+    #[must_use]
+    pub fn info(&self) -> &ConnectionInfo {
+        match &self.0 {
+            Link::Muxed(handle) => &handle.0.info,
+            Link::Quic(handle) => &handle.0.info,
+        }
+    }
+
+    /// Whether both handles mean the same connection.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Link::Muxed(one), Link::Muxed(other)) => Arc::ptr_eq(one, other),
+            (Link::Quic(one), Link::Quic(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// Opens a stream for one protocol without waiting for the remote: the proposal travels with
+    /// the first write, or when the first read has to wait. If the remote refuses, the first read
+    /// returns [`StreamError::ProtocolNotSupported`].
+    ///
+    /// Waits while the limit of open streams is reached. Cancel safe.
+    pub async fn open_stream(&self, protocol: &str) -> Result<Stream, OpenStreamError> {
+        check_protocol(protocol)?;
+        let raw = self.open_raw().await?;
+        let mut dialer = multistream::Dialer::optimistic(protocol.into());
+        let mut proposal = bytes::BytesMut::new();
+        dialer.poll_transmit(&mut proposal);
+        Ok(Stream::outbound(
+            raw,
+            protocol.into(),
+            proposal.freeze(),
+            dialer,
+        ))
+    }
+
+    /// Opens a stream for the first of `protocols` the remote speaks, and waits for its answer.
+    ///
+    /// Not cancel safe in the sense that a cancelled call resets the stream.
+    pub async fn open_stream_negotiated(
+        &self,
+        protocols: &[&str],
+    ) -> Result<Stream, OpenStreamError> {
+        for protocol in protocols {
+            check_protocol(protocol)?;
+        }
+        let raw = self.open_raw().await?;
+        let list = protocols.iter().map(|p| Arc::from(*p)).collect();
+        let mut dialer = multistream::Dialer::new(list);
+        let mut first = bytes::BytesMut::new();
+        dialer.poll_transmit(&mut first);
+        let proposals = protocols.join(", ").into();
+        let mut stream = Stream::outbound(raw, proposals, first.freeze(), dialer);
+        stream.negotiate().await.map_err(|error| match error {
+            StreamError::ProtocolNotSupported(proposals) => {
+                OpenStreamError::ProtocolNotSupported(proposals)
+            }
+            StreamError::Closed(reason) => OpenStreamError::Closed(reason),
+            other => OpenStreamError::Stream(other),
+        })?;
+        Ok(stream)
+    }
+
+    async fn open_raw(&self) -> Result<Raw, OpenStreamError> {
+        match &self.0 {
+            Link::Muxed(handle) => {
+                let id = handle.0.open_stream().await?;
+                let handle = Arc::clone(handle);
+                Ok(Raw::Muxed(MuxedStream { handle, id }))
+            }
+            Link::Quic(handle) => Ok(Raw::Quic(handle.open().await?)),
+        }
+    }
+
+    /// Says goodbye and closes. A plain code may be given (0 is normal), or a reason, whose code
+    /// the remote is told. What streams have queued but not sent is lost: finish streams and wait
+    /// for the remote's end first where that matters. The first reason stays.
+    pub fn close(&self, reason: impl Into<LocalReason>) {
+        match &self.0 {
+            Link::Muxed(handle) => handle.0.close(reason.into()),
+            Link::Quic(handle) => handle.0.close(reason.into()),
+        }
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        match &self.0 {
+            Link::Muxed(handle) => &handle.0.leases,
+            Link::Quic(handle) => &handle.0.leases,
+        }
+    }
+
+    /// Keeps the connection open against the idle timeout until the lease is dropped. `name` is for
+    /// [`why_open`](Self::why_open).
+    pub fn lease(&self, name: &str) -> Lease {
+        Lease {
+            key: self.leases().acquire(HoldKind::Lease, name.into(), 1),
+            connection: self.clone(),
+        }
+    }
+
+    /// What keeps this connection open, or how long it will stay without: open streams (except
+    /// those that [hold nothing](Stream::hold_nothing), such as ping and identify) and leases.
+    #[must_use]
+    pub fn why_open(&self) -> WhyOpen {
+        self.leases().why_open(now())
+    }
+
+    /// Since when neither a stream nor a lease has kept this connection open; `None` while one does.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.leases().idle_since()
+    }
+
+    /// Tells [`why_open`](Self::why_open) when an idle connection will be closed. Closing it is up to
+    /// the caller.
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
+        self.leases().set_idle_timeout(timeout);
+    }
+
+    /// Waits until all that was written has been handed to the socket, or the connection is closed.
+    /// Only then does [`close`](Self::close) cut nothing off. A remote that grants no credit delays
+    /// this without limit: set a deadline. Over QUIC it waits until the remote has acknowledged the
+    /// streams that were finished; what unfinished ones have sent is not waited for. Cancel safe.
+    pub async fn drained(&self) {
+        match &self.0 {
+            Link::Muxed(handle) => handle.0.drained().await,
+            Link::Quic(handle) => handle.0.drained().await,
+        }
+    }
+
+    /// Waits until the connection is closed. Cancel safe.
+    pub async fn closed(&self) -> CloseReason {
+        match &self.0 {
+            Link::Muxed(handle) => handle.0.closed().await,
+            Link::Quic(handle) => handle.0.closed().await,
+        }
+    }
+
+    /// Waits until the connection is closed and its socket too, with the goodbye sent or given up;
+    /// over QUIC the socket stays open for other connections. A process that ends earlier may cut
+    /// the goodbye off. Takes at most a second after the close. Cancel safe.
+    pub async fn terminated(&self) {
+        match &self.0 {
+            Link::Muxed(handle) => handle.0.terminated().await,
+            Link::Quic(handle) => handle.0.terminated().await,
         }
     }
 
     /// Why the connection ended, if it has.
     #[must_use]
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.shared().state.lock().closed.clone()
+        match &self.0 {
+            Link::Muxed(handle) => handle.0.state.lock().closed.clone(),
+            Link::Quic(handle) => handle.0.close_reason(),
+        }
     }
 
     /// Counters now.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
-        let state = self.shared().state.lock();
-        let streams = state.mux.stream_counts();
-        ConnectionStats {
-            bytes_sent: state.stats.written,
-            bytes_received: state.stats.received,
-            streams_inbound: streams.inbound,
-            streams_outbound: streams.outbound,
-            bytes_queued: state.queued(),
-            limits_hit: state.mux.limits_hit(),
-            rtt: state.mux.rtt(),
-            bytes_copied_in: state.stats.copied_in + state.mux.bytes_copied(),
-            bytes_copied_out: state.stats.copied_out,
+        match &self.0 {
+            Link::Muxed(handle) => handle.0.state.lock().connection_stats(),
+            Link::Quic(handle) => handle.0.stats(),
         }
     }
 }

@@ -39,6 +39,9 @@ pub enum UpgradeError {
     /// A record could not be sealed.
     #[error("the secure channel can send nothing: {0}")]
     Seal(SealError),
+    /// The QUIC handshake ended with this transport error (RFC 9000, 20.1).
+    #[error("the QUIC handshake failed with error {0:#x}")]
+    Quic(u64),
     /// A record of the freshly secured channel did not open.
     #[error("a record after the handshake is damaged: {0}")]
     Record(OpenError),
@@ -54,7 +57,7 @@ impl UpgradeError {
         match self {
             Self::Io { .. } => Fault::Network,
             Self::Seal(_) => Fault::Local,
-            Self::Timeout { .. } | Self::Record(_) => Fault::Peer,
+            Self::Timeout { .. } | Self::Record(_) | Self::Quic(_) => Fault::Peer,
             Self::Negotiation { error, .. } => error.fault(),
             Self::Handshake(error) => error.fault(),
             Self::Refused(LocalReason::Limit(_)) => Fault::Limit,
@@ -103,6 +106,9 @@ pub enum StreamError {
     /// The remote reset the stream with this code.
     #[error("the remote reset the stream with code {0:#x}")]
     Reset(u32),
+    /// The remote reads this stream no more, without saying why. What it sends may still come.
+    #[error("the remote reads the stream no more")]
+    Stopped,
     /// The stream was reset or finished on this side.
     #[error("the stream is closed on this side")]
     LocallyClosed,
@@ -131,7 +137,7 @@ impl StreamError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Reset(_) | Self::ProtocolNotSupported(_) => Fault::Peer,
+            Self::Reset(_) | Self::Stopped | Self::ProtocolNotSupported(_) => Fault::Peer,
             Self::LocallyClosed => Fault::Local,
             Self::Negotiation(error) => error.fault(),
             Self::Closed(reason) => reason.fault(),
@@ -143,7 +149,7 @@ impl From<StreamError> for io::Error {
     fn from(error: StreamError) -> Self {
         let kind = match &error {
             StreamError::Reset(_) | StreamError::Closed(_) => io::ErrorKind::ConnectionReset,
-            StreamError::LocallyClosed => io::ErrorKind::BrokenPipe,
+            StreamError::LocallyClosed | StreamError::Stopped => io::ErrorKind::BrokenPipe,
             StreamError::ProtocolNotSupported(_) => io::ErrorKind::Unsupported,
             StreamError::Negotiation(_) => io::ErrorKind::InvalidData,
         };

@@ -3,13 +3,13 @@
 use std::{sync::Arc, task::Poll};
 
 use barewire_base::multistream;
-use barewire_mux::StreamId;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
-    connection::{Connection, store_waker},
+    connection::{Connection, Link, store_waker},
     error::{NEGOTIATION_FAILED, NegotiateError, StreamError},
-    stream::Stream,
+    muxed::MuxedStream,
+    stream::{Raw, Stream},
 };
 
 /// The streams the remote opens on one connection. Dropping it refuses all further ones.
@@ -31,38 +31,42 @@ impl InboundStreams {
 
     /// The next stream, or `None` when the connection has ended. Cancel safe.
     pub async fn accept(&mut self) -> Option<InboundStream> {
-        std::future::poll_fn(|cx| {
-            let mut state = self.connection.shared().state.lock();
-            if let Some(id) = state.accept.pop_front() {
-                drop(state);
-                return Poll::Ready(Some(InboundStream {
-                    stream: Stream::inbound(
-                        self.connection.clone(),
-                        id,
-                        "".into(),
-                        Bytes::new(),
-                        Bytes::new(),
-                    ),
-                    id,
-                }));
+        let raw = match &self.connection.0 {
+            Link::Muxed(handle) => {
+                let id = std::future::poll_fn(|cx| {
+                    let mut state = handle.0.state.lock();
+                    if let Some(id) = state.accept.pop_front() {
+                        return Poll::Ready(Some(id));
+                    }
+                    if state.closed.is_some() {
+                        return Poll::Ready(None);
+                    }
+                    store_waker(&mut state.accept_waker, cx);
+                    Poll::Pending
+                });
+                let id = id.await?;
+                let handle = Arc::clone(handle);
+                Raw::Muxed(MuxedStream { handle, id })
             }
-            if state.closed.is_some() {
-                return Poll::Ready(None);
-            }
-            store_waker(&mut state.accept_waker, cx);
-            Poll::Pending
-        })
-        .await
+            Link::Quic(handle) => Raw::Quic(handle.accept().await?),
+        };
+        let stream = Stream::inbound(raw);
+        Some(InboundStream { stream })
     }
 }
 
 impl Drop for InboundStreams {
     fn drop(&mut self) {
-        let mut state = self.connection.shared().state.lock();
-        state.accept_closed = true;
-        while let Some(id) = state.accept.pop_front() {
-            state.streams.remove(&id);
-            state.mux.release(id);
+        match &self.connection.0 {
+            Link::Muxed(handle) => {
+                let mut state = handle.0.state.lock();
+                state.accept_closed = true;
+                while let Some(id) = state.accept.pop_front() {
+                    state.streams.remove(&id);
+                    state.mux.release(id);
+                }
+            }
+            Link::Quic(handle) => handle.0.refuse_streams(),
         }
     }
 }
@@ -71,7 +75,6 @@ impl Drop for InboundStreams {
 #[derive(Debug)]
 pub struct InboundStream {
     stream: Stream,
-    id: StreamId,
 }
 
 impl InboundStream {
@@ -93,7 +96,7 @@ impl InboundStream {
         self,
         mut supported: impl FnMut(&str) -> Option<Arc<str>>,
     ) -> Result<Stream, NegotiateError> {
-        let Self { mut stream, id } = self;
+        let Self { mut stream } = self;
         let mut listener = multistream::Listener::new();
         let mut answer = BytesMut::new();
         let mut chunk = Bytes::new();
@@ -132,7 +135,7 @@ impl InboundStream {
             };
             chunk.advance(consumed);
             if let Some(agreed) = listener.outcome() {
-                stream.agree(id, agreed.clone(), answer.freeze(), chunk);
+                stream.agree(agreed.clone(), answer.freeze(), chunk);
                 return Ok(stream);
             }
         }

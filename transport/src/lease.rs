@@ -220,7 +220,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.connection.shared().leases.release(self.key);
+        self.connection.leases().release(self.key);
     }
 }
 

@@ -20,6 +20,8 @@ mod error;
 mod inbound;
 mod lease;
 pub mod memory;
+mod muxed;
+pub mod quic;
 mod slab;
 mod stream;
 pub mod tcp;

@@ -4,24 +4,26 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use barewire_base::multistream;
-use barewire_mux::{ReadOutcome, StreamId};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    connection::{Connection, State, now, store_waker},
+    connection::{Connection, Link},
     error::StreamError,
-    lease::{self, HoldKind},
+    lease::{self, HoldKind, Leases},
+    muxed::MuxedStream,
+    quic::QuicStream,
 };
 
 /// Largest chunk that `AsyncWrite::poll_write` copies at once.
 const WRITE_CHUNK: usize = 64 * 1024;
 
 /// Answers data on a stream from inside the connection task, so that an answer costs no task switch.
+/// Over QUIC, where quinn owns that task, it runs in a small task of its own.
 ///
 /// It must be quick and must not block. While its answers do not drain it is not called, so the
 /// remote's window bounds what it can ask for.
@@ -46,8 +48,7 @@ pub struct Stream {
 /// The reading half of a [`Stream`]. Dropping it before the end tells the muxer to discard the rest.
 #[derive(Debug)]
 pub struct ReadHalf {
-    connection: Connection,
-    id: StreamId,
+    raw: Raw,
     /// Answer still to be read before the first byte of the protocol.
     dialer: Option<Box<Negotiating>>,
     /// Rest of a chunk that was taken from the muxer and not consumed yet.
@@ -58,8 +59,8 @@ pub struct ReadHalf {
 
 /// An outbound negotiation whose answer has not been read.
 #[derive(Debug)]
-struct Negotiating {
-    dialer: multistream::Dialer,
+pub(crate) struct Negotiating {
+    pub(crate) dialer: multistream::Dialer,
     /// Named in the error when the remote refuses.
     proposal: Arc<str>,
 }
@@ -67,31 +68,52 @@ struct Negotiating {
 /// The writing half of a [`Stream`]. Dropping it without [`finish`](Self::finish) resets the stream.
 #[derive(Debug)]
 pub struct WriteHalf {
-    connection: Connection,
-    id: StreamId,
+    raw: Raw,
     lease: lease::Key,
+}
+
+/// What carries a half.
+#[derive(Debug, Clone)]
+pub(crate) enum Raw {
+    Muxed(MuxedStream),
+    Quic(QuicStream),
+}
+
+impl Raw {
+    fn leases(&self) -> &Leases {
+        match self {
+            Self::Muxed(stream) => &stream.handle.0.leases,
+            Self::Quic(stream) => &stream.handle.0.leases,
+        }
+    }
+}
+
+/// Calls the same method of whatever carries the stream.
+macro_rules! each {
+    ($raw:expr, $stream:ident => $call:expr) => {
+        match $raw {
+            Raw::Muxed($stream) => $call,
+            Raw::Quic($stream) => $call,
+        }
+    };
 }
 
 /// The answer to a negotiation that waits for the first write or read of its [`Stream`].
 #[derive(Debug)]
 pub struct HeldAnswer {
-    connection: Connection,
-    id: StreamId,
+    raw: Raw,
 }
 
 impl HeldAnswer {
     /// Sends the answer, if no write or read has taken it along. Never waits.
     pub fn send(self) {
-        let mut state = self.connection.shared().state.lock();
-        state.send_prefix(self.id);
-        state.wake_driver();
+        each!(&self.raw, stream => stream.flush());
     }
 }
 
 impl Stream {
     pub(crate) fn outbound(
-        connection: Connection,
-        id: StreamId,
+        raw: Raw,
         protocol: Arc<str>,
         prefix: Bytes,
         dialer: multistream::Dialer,
@@ -100,46 +122,32 @@ impl Stream {
             dialer,
             proposal: protocol.clone(),
         });
-        let rest = Bytes::new();
-        let mut stream = Self::assemble(connection, id, protocol, prefix, Some(negotiating), rest);
+        let mut stream = Self::assemble(raw, protocol, prefix, Some(negotiating));
         stream.hold();
         stream
     }
 
-    pub(crate) fn inbound(
-        connection: Connection,
-        id: StreamId,
-        protocol: Arc<str>,
-        answer: Bytes,
-        rest: Bytes,
-    ) -> Self {
-        Self::assemble(connection, id, protocol, answer, None, rest)
+    pub(crate) fn inbound(raw: Raw) -> Self {
+        Self::assemble(raw, "".into(), Bytes::new(), None)
     }
 
     fn assemble(
-        connection: Connection,
-        id: StreamId,
+        raw: Raw,
         protocol: Arc<str>,
         prefix: Bytes,
         dialer: Option<Box<Negotiating>>,
-        rest: Bytes,
     ) -> Self {
-        if let Some(stream) = connection.shared().state.lock().streams.get_mut(&id) {
-            stream.prefix = Some(prefix);
-            stream.halves = 2;
-        }
+        each!(&raw, stream => stream.begin(prefix));
         Self {
             read: ReadHalf {
-                connection: connection.clone(),
-                id,
+                raw: raw.clone(),
                 dialer,
-                rest,
+                rest: Bytes::new(),
                 ended: false,
                 lease: lease::NONE,
             },
             write: WriteHalf {
-                connection,
-                id,
+                raw,
                 lease: lease::NONE,
             },
             protocol,
@@ -148,17 +156,15 @@ impl Stream {
 
     /// Negotiation bytes that ride with the next write, or go out when the next read has to wait.
     pub(crate) fn hold_back(&mut self, answer: Bytes) {
-        let mut state = self.connection().shared().state.lock();
-        state.send_prefix(self.write.id);
-        if let Some(stream) = state.streams.get_mut(&self.write.id) {
-            stream.prefix = Some(answer);
-        }
+        each!(&self.write.raw, stream => stream.hold_back(answer));
     }
 
     /// The remote's proposal was accepted; `rest` came behind it.
-    pub(crate) fn agree(&mut self, id: StreamId, protocol: Arc<str>, answer: Bytes, rest: Bytes) {
+    pub(crate) fn agree(&mut self, protocol: Arc<str>, answer: Bytes, rest: Bytes) {
         self.hold_back(answer);
-        self.connection().shared().state.lock().mux.accepted(id);
+        if let Raw::Muxed(stream) = &self.write.raw {
+            stream.accepted();
+        }
         self.read.rest = rest;
         self.protocol = protocol;
         self.hold();
@@ -166,7 +172,7 @@ impl Stream {
 
     /// Keeps the connection open until both halves are dropped.
     fn hold(&mut self) {
-        let leases = &self.connection().shared().leases;
+        let leases = self.write.raw.leases();
         let key = leases.acquire(HoldKind::Stream, self.protocol.clone(), 2);
         (self.read.lease, self.write.lease) = (key, key);
     }
@@ -174,7 +180,7 @@ impl Stream {
     /// This stream does not keep its connection open, as if it had never been opened: for protocols
     /// that look after the connection itself, as ping and identify do. By default a stream does.
     pub fn hold_nothing(&mut self) {
-        self.connection().shared().leases.forget(self.read.lease);
+        self.read.raw.leases().forget(self.read.lease);
         (self.read.lease, self.write.lease) = (lease::NONE, lease::NONE);
     }
 
@@ -186,8 +192,11 @@ impl Stream {
 
     /// The connection this stream belongs to.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
-        &self.write.connection
+    pub fn connection(&self) -> Connection {
+        Connection(match &self.write.raw {
+            Raw::Muxed(stream) => Link::Muxed(Arc::clone(&stream.handle)),
+            Raw::Quic(stream) => Link::Quic(Arc::clone(&stream.handle)),
+        })
     }
 
     /// Waits for the remote's answer to the proposed protocol. Reads do this by themselves; a
@@ -223,8 +232,7 @@ impl Stream {
     #[must_use]
     pub fn held_answer(&self) -> HeldAnswer {
         HeldAnswer {
-            connection: self.write.connection.clone(),
-            id: self.write.id,
+            raw: self.write.raw.clone(),
         }
     }
 
@@ -250,35 +258,9 @@ impl Stream {
     }
 
     /// Hands the stream to the connection task, which answers it through `handler` from now on.
-    pub fn serve_inline(self, mut handler: Box<dyn InlineHandler>) {
-        let now = now();
-        let (id, connection) = (self.write.id, self.write.connection.clone());
+    pub fn serve_inline(self, handler: Box<dyn InlineHandler>) {
         let rest = self.read.rest.clone();
-        {
-            let mut state = connection.shared().state.lock();
-            state.send_prefix(id);
-            let answered = if rest.is_empty() {
-                Ok(None)
-            } else {
-                handler.on_data(rest)
-            };
-            match answered {
-                Ok(answer) => {
-                    if let Some(answer) = answer {
-                        // The stream may be gone; the handler's first read finds out.
-                        drop(state.mux.write(id, answer));
-                    }
-                    if let Some(stream) = state.streams.get_mut(&id) {
-                        stream.inline = Some(handler);
-                        stream.halves = u8::MAX;
-                    }
-                    state.run_inline(id, now);
-                }
-                Err(code) => state.mux.reset(id, code),
-            }
-            state.wake_driver();
-        }
-        drop(self);
+        each!(&self.write.raw, stream => stream.serve_inline(handler, rest));
     }
 }
 
@@ -295,7 +277,7 @@ impl ReadHalf {
         max: usize,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
         if self.dialer.is_some() {
-            std::task::ready!(self.poll_negotiate(cx))?;
+            ready!(self.poll_negotiate(cx))?;
         }
         if !self.rest.is_empty() {
             let n = self.rest.len().min(max);
@@ -344,10 +326,7 @@ impl ReadHalf {
             let mut next = BytesMut::new();
             negotiating.dialer.poll_transmit(&mut next);
             if !next.is_empty() {
-                let mut state = self.connection.shared().state.lock();
-                // A failure shows in the next read.
-                drop(state.mux.write(self.id, next.freeze()));
-                state.wake_driver();
+                each!(&self.raw, stream => stream.send_now(next.freeze()));
             }
             if let Some(agreed) = negotiating.dialer.outcome() {
                 return Poll::Ready(Ok(Some(agreed.clone())));
@@ -356,7 +335,7 @@ impl ReadHalf {
     }
 
     /// Next bytes from the muxer, negotiation included.
-    pub(crate) fn poll_raw(
+    fn poll_raw(
         &mut self,
         cx: &mut Context<'_>,
         max: usize,
@@ -364,65 +343,30 @@ impl ReadHalf {
         if self.ended {
             return Poll::Ready(Ok(None));
         }
-        let shared = self.connection.shared();
-        let now = now();
-        let mut state = shared.state.lock();
-        let outcome = state.mux.read(now, self.id, max);
-        let result = match outcome {
-            ReadOutcome::Chunk(chunk) => Poll::Ready(Ok(Some(chunk))),
-            ReadOutcome::Finished => {
-                self.ended = true;
-                Poll::Ready(Ok(None))
-            }
-            ReadOutcome::Pending => match state.closed_error() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => {
-                    state.send_prefix(self.id);
-                    state.wake_driver();
-                    match state.streams.get_mut(&self.id) {
-                        Some(stream) => store_waker(&mut stream.read_waker, cx),
-                        None => return Poll::Ready(Err(StreamError::LocallyClosed)),
-                    }
-                    Poll::Pending
-                }
-            },
-            ReadOutcome::Reset(code) => Poll::Ready(Err(StreamError::Reset(code))),
-            _ => Poll::Ready(Err(state
-                .closed_error()
-                .unwrap_or(StreamError::LocallyClosed))),
-        };
-        // Credit that was just granted.
-        state.wake_driver();
-        result
+        let polled = each!(&self.raw, stream => stream.poll_read(cx, max));
+        self.ended = matches!(polled, Poll::Ready(Ok(None)));
+        polled
     }
 
     /// Reads no more: what still arrives is discarded, and the remote is reset if it goes on.
     pub fn stop(&mut self, code: u32) {
         if !self.ended {
             self.ended = true;
-            let mut state = self.connection.shared().state.lock();
-            state.mux.stop(self.id, code);
+            match &self.raw {
+                Raw::Muxed(stream) => stream.stop(code),
+                Raw::Quic(stream) => stream.stop_politely(code, self.dialer.take()),
+            }
         }
     }
 }
 
 impl Drop for ReadHalf {
     fn drop(&mut self) {
-        if !self.is_inline() {
-            self.stop(0);
+        match &self.raw {
+            Raw::Muxed(stream) => stream.drop_read(self.ended),
+            Raw::Quic(stream) => stream.drop_read(self.ended, self.dialer.take()),
         }
-        self.connection.shared().leases.release(self.lease);
-        drop_half(&self.connection, self.id);
-    }
-}
-
-impl ReadHalf {
-    fn is_inline(&self) -> bool {
-        let state = self.connection.shared().state.lock();
-        state
-            .streams
-            .get(&self.id)
-            .is_some_and(|stream| stream.halves == u8::MAX)
+        self.raw.leases().release(self.lease);
     }
 }
 
@@ -445,114 +389,24 @@ impl WriteHalf {
         data: &mut Option<Bytes>,
         last: bool,
     ) -> Poll<Result<(), StreamError>> {
-        let shared = self.connection.shared();
-        let mut state = shared.state.lock();
-        std::task::ready!(self.poll_capacity(&mut state, cx))?;
-        let data = data.take().unwrap_or_default();
-        state.send_prefix(self.id);
-        let queued = state.mux.write(self.id, data).map_err(write_error);
-        if queued.is_ok() && last {
-            // Writing just succeeded, so the direction is open.
-            drop(state.mux.finish(self.id));
-            if let Some(stream) = state.streams.get_mut(&self.id) {
-                stream.write_closed = true;
-            }
-        }
-        state.wake_driver();
-        Poll::Ready(queued)
-    }
-
-    fn poll_capacity(
-        &self,
-        state: &mut State,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), StreamError>> {
-        if let Some(error) = state.closed_error() {
-            return Poll::Ready(Err(error));
-        }
-        match state.mux.send_capacity(self.id) {
-            Ok(0) => {
-                if let Some(stream) = state.streams.get_mut(&self.id) {
-                    store_waker(&mut stream.write_waker, cx);
-                }
-                Poll::Pending
-            }
-            Ok(_) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(write_error(error))),
-        }
+        each!(&self.raw, stream => stream.poll_write(cx, data, last))
     }
 
     /// Ends this direction after what is queued; the remote reads an end. Never waits.
     pub fn finish(&mut self) -> Result<(), StreamError> {
-        let shared = self.connection.shared();
-        let mut state = shared.state.lock();
-        if let Some(error) = state.closed_error() {
-            return Err(error);
-        }
-        state.send_prefix(self.id);
-        state.mux.finish(self.id).map_err(write_error)?;
-        if let Some(stream) = state.streams.get_mut(&self.id) {
-            stream.write_closed = true;
-        }
-        state.wake_driver();
-        Ok(())
+        each!(&self.raw, stream => stream.finish())
     }
 
     /// Abandons both directions; the remote sees a reset with `code`.
     pub fn reset(self, code: u32) {
-        reset(&self.connection, self.id, code);
+        each!(&self.raw, stream => stream.reset(code));
     }
-}
-
-fn reset(connection: &Connection, id: StreamId, code: u32) {
-    let shared = connection.shared();
-    let mut state = shared.state.lock();
-    if let Some(stream) = state.streams.get_mut(&id) {
-        if std::mem::replace(&mut stream.write_closed, true) {
-            return;
-        }
-        stream.prefix = None;
-    }
-    state.mux.reset(id, code);
-    state.wake_driver();
 }
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        let inline_or_closed = {
-            let state = self.connection.shared().state.lock();
-            state
-                .streams
-                .get(&self.id)
-                .is_none_or(|stream| stream.halves == u8::MAX || stream.write_closed)
-        };
-        if !inline_or_closed {
-            reset(&self.connection, self.id, 0);
-        }
-        self.connection.shared().leases.release(self.lease);
-        drop_half(&self.connection, self.id);
-    }
-}
-
-fn drop_half(connection: &Connection, id: StreamId) {
-    let mut state = connection.shared().state.lock();
-    let Some(stream) = state.streams.get_mut(&id) else {
-        return;
-    };
-    if stream.halves == u8::MAX {
-        return;
-    }
-    stream.halves = stream.halves.saturating_sub(1);
-    if stream.halves == 0 {
-        state.streams.remove(&id);
-        state.mux.release(id);
-    }
-}
-
-fn write_error(error: barewire_mux::WriteError) -> StreamError {
-    match error {
-        barewire_mux::WriteError::Reset(code) => StreamError::Reset(code),
-        _ => StreamError::LocallyClosed,
+        each!(&self.raw, stream => stream.drop_write());
+        self.raw.leases().release(self.lease);
     }
 }
 
@@ -566,7 +420,7 @@ impl AsyncRead for ReadHalf {
         if max == 0 {
             return Poll::Ready(Ok(()));
         }
-        if let Some(chunk) = std::task::ready!(self.poll_read_chunk(cx, max))? {
+        if let Some(chunk) = ready!(self.poll_read_chunk(cx, max))? {
             buf.put_slice(&chunk);
         }
         Poll::Ready(Ok(()))
@@ -580,20 +434,15 @@ impl AsyncWrite for WriteHalf {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let n = buf.len().min(WRITE_CHUNK);
-        {
-            let mut state = self.connection.shared().state.lock();
-            std::task::ready!(self.poll_capacity(&mut state, cx))?;
-        }
+        ready!(each!(&self.raw, stream => stream.poll_room(cx)))?;
         let mut data = Some(Bytes::copy_from_slice(&buf[..n]));
-        std::task::ready!(self.poll_write_chunk(cx, &mut data, false))?;
+        ready!(self.poll_write_chunk(cx, &mut data, false))?;
         Poll::Ready(Ok(n))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A write is on its way as soon as it is accepted; the proposal may still wait for company.
-        let mut state = self.connection.shared().state.lock();
-        state.send_prefix(self.id);
-        state.wake_driver();
+        each!(&self.raw, stream => stream.flush());
         Poll::Ready(Ok(()))
     }
 

@@ -262,6 +262,50 @@ fn socket_addresses() {
 }
 
 #[test]
+fn quic_addresses_are_socket_addresses() {
+    for text in [
+        "/ip4/192.0.2.1/udp/4001/quic-v1",
+        "/ip6/2001:db8::1/udp/1/quic-v1",
+    ] {
+        let address = parse(text);
+        let (socket, None) = address.to_quic().unwrap() else {
+            panic!("{text} names no peer");
+        };
+        assert_eq!(Multiaddr::quic(socket), address);
+        assert_eq!(address.to_tcp(), None);
+        assert_eq!(address.ip(), Some(socket.ip()));
+        let peer: PeerId = PEER.parse().unwrap();
+        let with_peer = address.with_peer(peer).unwrap();
+        assert_eq!(with_peer.to_quic(), Some((socket, Some(peer))));
+    }
+    for text in [
+        "/ip4/192.0.2.1/udp/1",
+        "/ip4/192.0.2.1/udp/1/quic",
+        "/ip4/192.0.2.1/tcp/1",
+        "/ip4/192.0.2.1/udp/1/quic-v1/webtransport",
+        "/dns/a/udp/1/quic-v1",
+    ] {
+        assert_eq!(parse(text).to_quic(), None, "{text}");
+    }
+}
+
+#[test]
+fn the_leading_ip_can_be_replaced_within_its_family() {
+    let address = parse("/ip4/0.0.0.0/udp/1/quic-v1");
+    let v4 = "192.0.2.7".parse().unwrap();
+    let v6 = "2001:db8::7".parse().unwrap();
+    assert_eq!(
+        address.with_ip(v4),
+        Some(parse("/ip4/192.0.2.7/udp/1/quic-v1"))
+    );
+    assert_eq!(address.with_ip(v6), None);
+    let address = parse("/ip6/::/tcp/9");
+    assert_eq!(address.with_ip(v6), Some(parse("/ip6/2001:db8::7/tcp/9")));
+    assert_eq!(address.with_ip(v4), None);
+    assert_eq!(parse("/dns/a/tcp/1").with_ip(v4), None);
+}
+
+#[test]
 fn the_last_peer_counts() {
     let relay: PeerId = PEER.parse().unwrap();
     let target: PeerId = "QmcgpsyWgH8Y8ajJz1Cu72KnS5uo2Aa2LpzU7kinSupNKC"

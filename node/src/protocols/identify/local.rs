@@ -1,7 +1,6 @@
 //! What this node says about itself, signed once per list of addresses.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -102,22 +101,22 @@ impl Local {
     /// Which of our addresses mean something to a peer at `remote` that reached us at `local`:
     /// loopback only when it is on this machine, a wildcard as the address it used.
     fn addresses_for(&self, local: &Multiaddr, remote: &Multiaddr) -> Vec<Multiaddr> {
-        let near = ip(remote).is_none_or(|ip| ip.is_loopback());
+        let near = remote.ip().is_none_or(|ip| ip.is_loopback());
         let mut out = Vec::with_capacity(self.listen_addrs.len());
         for addr in &self.listen_addrs {
-            let addr = match (addr.to_tcp(), ip(local)) {
-                (Some((listen, _)), Some(used)) if listen.ip().is_unspecified() => {
-                    if listen.is_ipv4() != used.is_ipv4() {
+            let addr = match (addr.ip(), local.ip()) {
+                (Some(listen), Some(used)) if listen.is_unspecified() => {
+                    let Some(reached) = addr.with_ip(used) else {
                         continue;
-                    }
-                    Multiaddr::tcp((used, listen.port()).into())
+                    };
+                    reached
                 }
-                (Some((listen, _)), None) if listen.ip().is_unspecified() => continue,
+                (Some(listen), None) if listen.is_unspecified() => continue,
                 _ => addr.clone(),
             };
             let hidden = match addr.iter().next() {
                 Some(Protocol::Memory(_)) => !near,
-                _ => ip(&addr).is_some_and(|ip| ip.is_loopback()) && !near,
+                _ => addr.ip().is_some_and(|ip| ip.is_loopback()) && !near,
             };
             if !hidden && !out.contains(&addr) {
                 out.push(addr);
@@ -125,10 +124,6 @@ impl Local {
         }
         out
     }
-}
-
-fn ip(addr: &Multiaddr) -> Option<IpAddr> {
-    addr.to_tcp().map(|(socket, _)| socket.ip())
 }
 
 /// A sequence number later than all before it: the time in nanoseconds, as go-libp2p has it, made
