@@ -3,7 +3,11 @@
 use std::io;
 
 use barewire_base::{Fault, PeerId, multistream::NegotiationError};
-use barewire_security::{OpenError, SealError, noise::HandshakeError};
+use barewire_security::{
+    OpenError, SealError,
+    noise::HandshakeError,
+    tls::{self, CertificateError},
+};
 
 use crate::close::{CloseReason, LocalReason};
 
@@ -39,6 +43,9 @@ pub enum UpgradeError {
     /// A record could not be sealed.
     #[error("the secure channel can send nothing: {0}")]
     Seal(SealError),
+    /// The TLS handshake failed; covers a peer id other than the dialled one.
+    #[error("secure handshake failed: {0}")]
+    Tls(tls::Error),
     /// The QUIC handshake ended with this transport error (RFC 9000, 20.1).
     #[error("the QUIC handshake failed with error {0:#x}")]
     Quic(u64),
@@ -62,6 +69,7 @@ impl UpgradeError {
             Self::Handshake(error) => error.fault(),
             Self::Refused(LocalReason::Limit(_)) => Fault::Limit,
             Self::Refused(_) => Fault::Local,
+            Self::Tls(error) => error.fault(),
         }
     }
 
@@ -72,6 +80,10 @@ impl UpgradeError {
             Self::Handshake(HandshakeError::PeerIdMismatch { expected, found }) => {
                 Some((*expected, *found))
             }
+            Self::Tls(tls::Error::Certificate(CertificateError::PeerIdMismatch {
+                expected,
+                found,
+            })) => Some((*expected, *found)),
             _ => None,
         }
     }

@@ -91,10 +91,10 @@ pub async fn connect(port: u64) -> io::Result<RawConnection> {
         .ok_or(io::ErrorKind::ConnectionRefused)?;
     let (near, far) = tokio::io::duplex(PIPE);
     let near_addr = address(NEXT.fetch_add(1, Ordering::Relaxed));
-    let far = RawConnection::new(far, address(port), near_addr.clone());
+    let far = RawConnection::new(far, "memory", address(port), near_addr.clone());
     sender
         .send(far)
         .await
         .map_err(|_| io::ErrorKind::ConnectionRefused)?;
-    Ok(RawConnection::new(near, near_addr, address(port)))
+    Ok(RawConnection::new(near, "memory", near_addr, address(port)))
 }

@@ -128,5 +128,6 @@ fn raw(stream: TcpStream, config: &TcpConfig) -> io::Result<RawConnection> {
         writer: Box::new(writer),
         local_addr,
         remote_addr,
+        transport: "tcp",
     })
 }

@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use barewire_base::{Multiaddr, PeerId, Protocol};
 use barewire_mux::Role;
+use barewire_security::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     error::UpgradeError,
     inbound::InboundStreams,
     memory::{self, MemoryListener},
+    quic::{QuicConfig, QuicIncoming, QuicListener, Sockets},
     tcp::{self, TcpConfig, TcpListener},
     transmit::BoxWriter,
     upgrade::upgrade_halves,
@@ -24,6 +26,8 @@ pub struct RawConnection {
     pub(crate) writer: BoxWriter,
     pub(crate) local_addr: Multiaddr,
     pub(crate) remote_addr: Multiaddr,
+    /// Name of what carries it, see [`ConnectionInfo::transport`](crate::ConnectionInfo::transport).
+    pub(crate) transport: &'static str,
 }
 
 impl std::fmt::Debug for RawConnection {
@@ -36,8 +40,14 @@ impl std::fmt::Debug for RawConnection {
 }
 
 impl RawConnection {
-    /// Any byte stream with the addresses it should be known by.
-    pub fn new<IO>(io: IO, local_addr: Multiaddr, remote_addr: Multiaddr) -> Self
+    /// Any byte stream with the addresses it should be known by. `transport` names what carries it,
+    /// see [`ConnectionInfo::transport`](crate::ConnectionInfo::transport).
+    pub fn new<IO>(
+        io: IO,
+        transport: &'static str,
+        local_addr: Multiaddr,
+        remote_addr: Multiaddr,
+    ) -> Self
     where
         IO: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -47,6 +57,7 @@ impl RawConnection {
             writer: Box::new(writer),
             local_addr,
             remote_addr,
+            transport,
         }
     }
 
@@ -55,7 +66,7 @@ impl RawConnection {
     where
         IO: AsyncRead + AsyncWrite + Send + 'static,
     {
-        Self::new(io, memory::address(0), memory::address(0))
+        Self::new(io, "memory", memory::address(0), memory::address(0))
     }
 
     /// Address of this side.
@@ -76,7 +87,9 @@ impl RawConnection {
 #[non_exhaustive]
 pub enum TransportError {
     /// No built-in transport takes this address.
-    #[error("no transport for {0}; supported are /ip4/…/tcp/…, /ip6/…/tcp/… and /memory/…")]
+    #[error(
+        "no transport for {0}; supported are /ip4/…/tcp/…, /ip4/…/udp/…/quic-v1, the same with ip6, and /memory/…"
+    )]
     Unsupported(Multiaddr),
     /// The socket could not be opened or connected.
     #[error("{addr}: {}", describe(*kind))]
@@ -123,6 +136,10 @@ pub enum ConnectError {
 pub struct TransportConfig {
     /// Socket options of TCP listeners and dials.
     pub tcp: TcpConfig,
+    /// Settings of QUIC.
+    pub quic: QuicConfig,
+    /// Certificate that QUIC connections show. Without one QUIC addresses are not supported.
+    pub tls: Option<Arc<tls::Config>>,
 }
 
 /// The transports of one node with what they share. Cheap to clone.
@@ -130,15 +147,25 @@ pub struct TransportConfig {
 pub struct Transports {
     upgrade: Arc<UpgradeConfig>,
     config: Arc<TransportConfig>,
+    quic: Option<Arc<Sockets>>,
 }
 
 impl Transports {
     /// Transports that upgrade what they connect by `upgrade`.
     #[must_use]
     pub fn new(upgrade: UpgradeConfig, config: TransportConfig) -> Self {
+        let upgrade = Arc::new(upgrade);
+        let quic = config.tls.clone().map(|tls| {
+            Arc::new(Sockets::new(
+                config.quic.clone(),
+                tls,
+                Arc::clone(&upgrade),
+            ))
+        });
         Self {
-            upgrade: Arc::new(upgrade),
+            upgrade,
             config: Arc::new(config),
+            quic,
         }
     }
 
@@ -147,6 +174,12 @@ impl Transports {
         if let Some((socket, _)) = addr.to_tcp() {
             return TcpListener::bind(socket, &self.config.tcp)
                 .map(|listener| self.listener(Socket::Tcp(listener)))
+                .map_err(|error| io_error(addr, &error));
+        }
+        if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
+            return quic
+                .listen(socket)
+                .map(|listener| self.listener(Socket::Quic(listener)))
                 .map_err(|error| io_error(addr, &error));
         }
         match memory_port(addr) {
@@ -174,6 +207,9 @@ impl Transports {
         addr: &Multiaddr,
         expected: Option<PeerId>,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
+        if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
+            return quic.dial(addr, socket, expected).await;
+        }
         let raw = self.connect(addr).await?;
         Ok(upgrade_halves(raw, Role::Client, &self.upgrade, expected).await?)
     }
@@ -208,6 +244,7 @@ pub struct Listener {
 enum Socket {
     Tcp(TcpListener),
     Memory(MemoryListener),
+    Quic(QuicListener),
 }
 
 impl Listener {
@@ -217,18 +254,20 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr(),
             Socket::Memory(listener) => listener.local_addr(),
+            Socket::Quic(listener) => listener.local_addr(),
         }
     }
 
     /// The next connection attempt. Cancel safe. An error concerns that one attempt, or says that
     /// the process is out of descriptors; the listener stays usable.
     pub async fn accept(&mut self) -> io::Result<Incoming> {
-        let raw = match &mut self.socket {
-            Socket::Tcp(listener) => listener.accept().await,
-            Socket::Memory(listener) => listener.accept().await,
-        }?;
+        let attempt = match &mut self.socket {
+            Socket::Tcp(listener) => Attempt::Raw(listener.accept().await?),
+            Socket::Memory(listener) => Attempt::Raw(listener.accept().await?),
+            Socket::Quic(listener) => Attempt::Quic(listener.accept().await?),
+        };
         Ok(Incoming {
-            raw,
+            attempt,
             upgrade: Arc::clone(&self.upgrade),
         })
     }
@@ -237,32 +276,67 @@ impl Listener {
 /// A connection attempt of a remote that has cost little so far. Dropping it refuses it.
 #[derive(Debug)]
 pub struct Incoming {
-    raw: RawConnection,
+    attempt: Attempt,
     upgrade: Arc<UpgradeConfig>,
+}
+
+#[derive(Debug)]
+enum Attempt {
+    Raw(RawConnection),
+    Quic(QuicIncoming),
 }
 
 impl Incoming {
     /// Address of this side.
     #[must_use]
     pub fn local_addr(&self) -> &Multiaddr {
-        self.raw.local_addr()
+        match &self.attempt {
+            Attempt::Raw(raw) => raw.local_addr(),
+            Attempt::Quic(incoming) => &incoming.local_addr,
+        }
     }
 
     /// Address of the remote.
     #[must_use]
     pub fn remote_addr(&self) -> &Multiaddr {
-        self.raw.remote_addr()
+        match &self.attempt {
+            Attempt::Raw(raw) => raw.remote_addr(),
+            Attempt::Quic(incoming) => &incoming.remote_addr,
+        }
+    }
+
+    /// Makes the remote prove that it receives what is sent to its address, and forgets it until it
+    /// does: a proof against floods from invented addresses that costs an honest remote a round
+    /// trip. `Err` gives the attempt back when its address is proven, as it always is over TCP.
+    pub fn validate_address(self) -> Result<(), Self> {
+        match self.attempt {
+            Attempt::Raw(_) => Err(self),
+            Attempt::Quic(incoming) => incoming.validate().map_err(|incoming| Self {
+                attempt: Attempt::Quic(incoming),
+                upgrade: self.upgrade,
+            }),
+        }
+    }
+
+    /// Drops the attempt without an answer where the transport can do that; elsewhere it is refused.
+    pub fn ignore(self) {
+        if let Attempt::Quic(incoming) = self.attempt {
+            incoming.ignore();
+        }
     }
 
     /// Makes a connection of it.
     ///
     /// Cancel safe: a dropped call closes the socket.
     pub async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
-        upgrade_halves(self.raw, Role::Server, &self.upgrade, None).await
+        match self.attempt {
+            Attempt::Raw(raw) => upgrade_halves(raw, Role::Server, &self.upgrade, None).await,
+            Attempt::Quic(incoming) => incoming.upgrade().await,
+        }
     }
 }
 
-fn io_error(addr: &Multiaddr, error: &io::Error) -> TransportError {
+pub(crate) fn io_error(addr: &Multiaddr, error: &io::Error) -> TransportError {
     TransportError::Io {
         addr: addr.clone(),
         kind: error.kind(),

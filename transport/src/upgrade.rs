@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     config::{MuxerKind, UpgradeConfig},
-    connection::{Connection, ConnectionInfo, Handle, Shared, State, now},
+    connection::{Connection, ConnectionInfo, Handle, Link, Shared, State, now},
     driver::{BoxReader, Driver, Limits, feed},
     error::UpgradeError,
     inbound::InboundStreams,
@@ -124,6 +124,7 @@ pub async fn upgrade_halves(
         role,
         local_addr: raw.local_addr,
         remote_addr: raw.remote_addr,
+        transport: raw.transport,
         security: NOISE,
         muxer: YAMUX,
         early_muxer,
@@ -390,6 +391,6 @@ fn spawn(
         limits,
     );
     tokio::spawn(driver);
-    let connection = Connection(Arc::new(Handle(shared)));
+    let connection = Connection(Link::Muxed(Arc::new(Handle(shared))));
     (connection.clone(), InboundStreams::new(connection))
 }

@@ -121,7 +121,7 @@ pub(super) struct Windows {
 
 impl Windows {
     pub(super) fn new(config: &QuicConfig, budget: Budget) -> Self {
-        let window = |tier| (config.receive_window >> tier).max(MIN_WINDOW);
+        let window = |tier: u32| (config.receive_window >> tier).max(MIN_WINDOW);
         let tiers = (0..TIERS)
             .map(|tier| (window(tier), Arc::new(config.transport(window(tier)))))
             .collect();
