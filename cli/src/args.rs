@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use barewire_base::Multiaddr;
-use barewire_node::MuxerKind;
+use barewire_node::{CongestionController, MuxerKind};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// A peer-to-peer node that speaks libp2p's wire protocols.
@@ -37,7 +37,7 @@ pub(crate) enum Command {
             In the background give it a stdin that stays open, for example:\n  \
             sleep infinity | barewire listen --listen /ip4/0.0.0.0/tcp/4001 --json &\n\n\
             Examples:\n  barewire listen\n  \
-            barewire listen --listen /ip4/0.0.0.0/tcp/4001 --listen /ip6/::/tcp/4001 --key node.key"
+            barewire listen --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1 --key node.key"
     )]
     Listen(ListenArgs),
     /// Ask a node what it says about itself.
@@ -91,6 +91,24 @@ pub(crate) enum Muxer {
     YamuxCrate,
 }
 
+/// What paces a QUIC sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Congestion {
+    /// A model of the path; random loss does not slow it down.
+    Bbr,
+    /// RFC 9438; gives way at each loss.
+    Cubic,
+}
+
+impl From<Congestion> for CongestionController {
+    fn from(congestion: Congestion) -> Self {
+        match congestion {
+            Congestion::Bbr => Self::Bbr,
+            Congestion::Cubic => Self::Cubic,
+        }
+    }
+}
+
 impl From<Muxer> for MuxerKind {
     fn from(muxer: Muxer) -> Self {
         match muxer {
@@ -112,6 +130,14 @@ pub(crate) struct NodeArgs {
     /// Muxer implementation.
     #[arg(long, value_enum, default_value = "yamux")]
     pub(crate) muxer: Muxer,
+    /// Largest UDP payload that QUIC's path MTU discovery tries. More than 1452 pays where the path
+    /// carries jumbo frames, as loopback does; both sides have to allow it.
+    #[arg(long, value_name = "BYTES", default_value = "1452",
+          value_parser = clap::value_parser!(u16).range(1200..=65507))]
+    pub(crate) quic_mtu: u16,
+    /// What paces a QUIC sender.
+    #[arg(long, value_enum, default_value = "bbr")]
+    pub(crate) quic_congestion: Congestion,
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,

@@ -65,6 +65,8 @@ pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<End
     let Security::Noise = args.security;
     let mut config = Config::default();
     config.muxer = args.muxer.into();
+    config.quic.max_mtu = args.quic_mtu;
+    config.quic.congestion = args.quic_congestion.into();
     Ok(Endpoint::builder(keypair).config(config).bind().await?)
 }
 

@@ -82,6 +82,7 @@ pub(crate) async fn identify(remote: &RemoteArgs) -> Result<(), Failure> {
         "listen_addrs": addrs,
         "observed_addr": observed,
         "signed_record": info.record_seq.is_some(),
+        "transport": connected.transport,
         "security": connected.security,
         "muxer": connected.muxer,
         "early_muxer": connected.early_muxer,
@@ -97,8 +98,8 @@ pub(crate) async fn identify(remote: &RemoteArgs) -> Result<(), Failure> {
             format!("agent          {}", printable(&info.agent_version)),
             format!("version        {}", printable(&info.protocol_version)),
             format!(
-                "connection     {} then {}, muxer chosen {muxer_chosen}",
-                connected.security, connected.muxer
+                "connection     {}, {} then {}, muxer chosen {muxer_chosen}",
+                connected.transport, connected.security, connected.muxer
             ),
             format!(
                 "sees us at     {}",

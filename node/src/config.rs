@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use barewire_mux::yamux;
-use barewire_transport::{MuxerKind, tcp::TcpConfig};
+use barewire_transport::{MuxerKind, quic::QuicConfig, tcp::TcpConfig};
 
 use crate::{
     addresses::ObservedConfig,
@@ -22,6 +22,8 @@ use crate::{
 pub struct Config {
     /// Socket options of TCP listeners and dials.
     pub tcp: TcpConfig,
+    /// Settings of QUIC.
+    pub quic: QuicConfig,
     /// Multiplexer implementation. Default: our own session.
     pub muxer: MuxerKind,
     /// Windows and limits of the multiplexer.
@@ -64,6 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             tcp: TcpConfig::default(),
+            quic: QuicConfig::default(),
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
             limits: Limits::default(),

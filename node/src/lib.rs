@@ -32,6 +32,7 @@ pub use barewire_transport::{
     MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError, UpgradeError,
     WhyOpen,
 };
+pub use barewire_transport::quic::{CongestionController, QuicConfig};
 pub use config::{Config, IdentifyConfig, PingConfig};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
 pub use error::{BindError, DialError, ListenError, OpenError};

@@ -84,7 +84,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(shared: &Arc<Shared>, incoming: Incoming) {
+fn admit(shared: &Arc<Shared>, mut incoming: Incoming) {
+    if shared.pending.lock().is_crowded() {
+        // A flood from invented addresses costs a packet each from here on, and no slot.
+        match incoming.validate_address() {
+            Ok(()) => return,
+            Err(validated) => incoming = validated,
+        }
+    }
     let remote = incoming.remote_addr().clone();
     if let Err(Gated(why)) = shared.manager.on_accept(&remote) {
         shared.refused(&remote, None, Incident::Gated, LocalReason::Gated(why));

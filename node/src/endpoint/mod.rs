@@ -15,7 +15,7 @@ use std::{
 };
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
-use barewire_security::noise;
+use barewire_security::{noise, tls};
 use barewire_transport::{Connection, LocalReason, TransportConfig, Transports, UpgradeConfig};
 use parking_lot::Mutex;
 use tokio::{
@@ -163,6 +163,10 @@ impl EndpointBuilder {
         upgrade.total_timeout = config.upgrade_timeout;
         let mut transport = TransportConfig::default();
         transport.tcp = config.tcp.clone();
+        transport.quic = config.quic.clone();
+        let tls = tls::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
+            .map_err(|error| BindError::Security(error.to_string()))?;
+        transport.tls = Some(Arc::new(tls));
         let peer_id = keypair.peer_id();
         let peer_book = whereabouts::open_book(config.peer_book.clone()).await?;
         let registry = Arc::new(Registry::new(Vec::new()));
@@ -219,8 +223,8 @@ impl Endpoint {
         self.shared().peer_id
     }
 
-    /// Listens on one more address (`/ip4/…/tcp/…`, `/ip6/…/tcp/…` or `/memory/…`; port 0 lets the
-    /// system choose) and returns the bound one, without `/p2p`. Connected peers that accept pushes
+    /// Listens on one more address (`/ip4/…/tcp/…`, `/ip4/…/udp/…/quic-v1`, the same with ip6, or
+    /// `/memory/…`; port 0 lets the system choose) and returns the bound one, without `/p2p`. Connected peers that accept pushes
     /// are told.
     ///
     /// A wildcard (`/ip4/0.0.0.0/…`, `/ip6/::/…`) listens on all addresses of this machine;

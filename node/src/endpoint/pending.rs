@@ -80,6 +80,12 @@ impl<T> Pending<T> {
         }
     }
 
+    /// Whether more than half of the slots are taken, so that a newcomer has to prove its address
+    /// where the transport can ask for that.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.slots.len() * 2 > self.limit
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
@@ -133,6 +139,16 @@ mod tests {
             assert_eq!(admit(&mut pending, from, n), None);
         }
         assert_eq!(pending.len(), 40);
+    }
+
+    #[test]
+    fn more_than_half_is_a_crowd() {
+        let mut pending = Pending::new(64, 8);
+        for n in 0..33 {
+            assert!(!pending.is_crowded(), "{n}");
+            admit(&mut pending, None, n);
+        }
+        assert!(pending.is_crowded());
     }
 
     #[test]

@@ -12,11 +12,11 @@ use std::{
 use barewire_base::Reservation;
 use barewire_mux::LimitsHit;
 use parking_lot::Mutex;
-use quinn::{ConnectionError, SendStream, VarInt};
+use quinn::{ConnectionError, VarInt};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::stream::QuicStream;
+use super::stream::{QuicStream, Watched};
 use crate::{
     close::{CloseReason, LocalReason},
     connection::{ConnectionInfo, ConnectionStats},
@@ -52,20 +52,15 @@ pub(crate) struct Shared {
 
 /// Streams that were finished and whose end the remote has not acknowledged, for all we know.
 struct Finished {
-    streams: Vec<SendStream>,
+    streams: Vec<Watched>,
     sweep_at: usize,
 }
 
 impl Finished {
     fn sweep(&mut self) {
-        self.streams.retain(is_unacknowledged);
+        self.streams.retain(Watched::is_unacknowledged);
         self.sweep_at = FIRST_SWEEP.max(self.streams.len() * 2);
     }
-}
-
-/// quinn forgets a stream when all of it has been acknowledged, and then knows no priority either.
-fn is_unacknowledged(stream: &SendStream) -> bool {
-    stream.priority().is_ok()
 }
 
 /// Closes the connection when the last handle and stream are gone.
@@ -145,10 +140,7 @@ impl Shared {
     }
 
     /// Remembers a finished stream until its end has arrived.
-    pub(super) fn watch_finished(&self, stream: SendStream) {
-        if self.connection.close_reason().is_some() || !is_unacknowledged(&stream) {
-            return;
-        }
+    pub(super) fn watch_finished(&self, stream: Watched) {
         let mut finished = self.finished.lock();
         finished.streams.push(stream);
         if finished.streams.len() >= finished.sweep_at {
@@ -219,11 +211,15 @@ impl Shared {
             let next = {
                 let mut finished = self.finished.lock();
                 finished.sweep();
-                finished.streams.last().map(SendStream::stopped)
+                finished.streams.last().map(Watched::arrival)
             };
             let Some(arrived) = next else { return };
-            // A remote that stopped reading it has had enough of it.
-            drop(arrived.await);
+            match arrived {
+                // A remote that stopped reading it has had enough of it.
+                Some(arrived) => drop(arrived.await),
+                // It was in use just now.
+                None => tokio::task::yield_now().await,
+            }
         }
     }
 

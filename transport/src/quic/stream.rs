@@ -7,14 +7,14 @@
 use std::{
     collections::VecDeque,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError, Written};
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError, Written};
 
 use super::connection::{Handle, Shared};
 use crate::{
@@ -49,7 +49,7 @@ impl std::fmt::Debug for QuicStream {
 
 /// What the halves share, and the tasks that end a stream when its halves are gone. It does not keep
 /// the connection open.
-struct Both {
+pub(super) struct Both {
     shared: Arc<Shared>,
     outbound: bool,
     inner: Mutex<Inner>,
@@ -82,6 +82,47 @@ struct Inner {
     eager: u8,
     read_waker: Option<Waker>,
     write_waker: Option<Waker>,
+}
+
+/// A finished stream whose end may still be on its way.
+pub(super) enum Watched {
+    /// Its halves, or a task of it, are still there.
+    Held(Weak<Both>),
+    /// All that is left of it.
+    Left(SendStream),
+}
+
+impl Watched {
+    /// Whether the remote may still lack something of it.
+    pub(super) fn is_unacknowledged(&self) -> bool {
+        match self {
+            Self::Held(both) => both.upgrade().is_some_and(|both| {
+                // Whoever has the lock may be the caller; then it is looked at another time.
+                let inner = both.inner.try_lock();
+                inner.is_none_or(|inner| inner.send.as_ref().is_some_and(is_unacknowledged))
+            }),
+            Self::Left(send) => is_unacknowledged(send),
+        }
+    }
+
+    /// Waits until the remote has all of it or wants no more. `None` while the stream is in use.
+    pub(super) fn arrival(
+        &self,
+    ) -> Option<impl Future<Output = Result<Option<VarInt>, StoppedError>> + Send + use<>> {
+        match self {
+            Self::Held(both) => {
+                let both = both.upgrade()?;
+                let inner = both.inner.try_lock()?;
+                inner.send.as_ref().map(SendStream::stopped)
+            }
+            Self::Left(send) => Some(send.stopped()),
+        }
+    }
+}
+
+/// quinn forgets a stream when all of it has been acknowledged, and then knows no priority either.
+fn is_unacknowledged(stream: &SendStream) -> bool {
+    stream.priority().is_ok()
 }
 
 impl QuicStream {
@@ -279,7 +320,7 @@ impl Both {
             let start = data.iter().take_while(|part| part.is_empty()).count();
             let rest = data.get_mut(start..).unwrap_or_default();
             if rest.is_empty() {
-                inner.end();
+                self.end(inner);
                 return Ok(());
             }
             match inner.poll_send(&mut cx, rest) {
@@ -303,7 +344,7 @@ impl Both {
         let before = inner.queued;
         let polled = loop {
             if inner.queue.is_empty() {
-                inner.end();
+                self.end(inner);
                 break Poll::Ready(());
             }
             let mut queue = std::mem::take(&mut inner.queue);
@@ -331,6 +372,17 @@ impl Both {
             self.shared.flush_ends();
         }
         polled
+    }
+
+    /// Ends the direction if that is due.
+    fn end(self: &Arc<Self>, inner: &mut Inner) {
+        if std::mem::take(&mut inner.finish)
+            && let Some(send) = &mut inner.send
+            // It fails when the direction is over already.
+            && send.finish().is_ok()
+        {
+            self.shared.watch_finished(Watched::Held(Arc::downgrade(self)));
+        }
     }
 
     /// Notes why nothing more can be written.
@@ -429,8 +481,8 @@ impl Drop for Both {
         if !inner.write_closed {
             // quinn would end the direction as if all had been said.
             drop(send.reset(0_u32.into()));
-        } else if inner.failed.is_none() {
-            self.shared.watch_finished(send);
+        } else if inner.failed.is_none() && is_unacknowledged(&send) {
+            self.shared.watch_finished(Watched::Left(send));
         }
     }
 }
@@ -496,16 +548,6 @@ impl Inner {
     fn drop_queue(&mut self) {
         self.queue.clear();
         self.queued = 0;
-    }
-
-    /// Ends the direction if that is due.
-    fn end(&mut self) {
-        if std::mem::take(&mut self.finish)
-            && let Some(send) = &mut self.send
-        {
-            // It fails when the direction is over already.
-            drop(send.finish());
-        }
     }
 
     fn writable(&self) -> Result<(), StreamError> {
