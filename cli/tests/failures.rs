@@ -99,8 +99,8 @@ fn bad_arguments_are_one_sentence() {
     );
     contains(&failure(&["dance"]), &["dance", "--help"]);
     contains(
-        &failure(&["ping", "/ip4/127.0.0.1/udp/1/quic-v1"]),
-        &["quic-v1", "tcp"],
+        &failure(&["ping", "/ip4/127.0.0.1/udp/1/quic"]),
+        &["udp/1/quic", "tcp"],
     );
     contains(
         &failure(&["listen", "--listen", "/ip4/203.0.113.7/tcp/0"]),

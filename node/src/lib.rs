@@ -27,12 +27,12 @@ pub mod protocols;
 mod router;
 
 pub use barewire_base::{Fault, Keypair, Multiaddr, PeerId, PublicKey};
+pub use barewire_transport::quic::{CongestionController, QuicConfig};
 pub use barewire_transport::{
     CloseReason, Connection, ConnectionInfo, ConnectionStats, Hold, HoldKind, Lease, LocalReason,
     MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError, UpgradeError,
     WhyOpen,
 };
-pub use barewire_transport::quic::{CongestionController, QuicConfig};
 pub use config::{Config, IdentifyConfig, PingConfig};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
 pub use error::{BindError, DialError, ListenError, OpenError};

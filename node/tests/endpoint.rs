@@ -280,7 +280,7 @@ async fn local_mistakes_are_named() {
             .await,
         Err(ListenError::OtherPeer(_))
     ));
-    let udp: Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
+    let udp: Multiaddr = "/ip4/127.0.0.1/udp/1/quic".parse().unwrap();
     assert!(matches!(
         server.connect(udp).await,
         Err(DialError::Transport(TransportError::Unsupported(_)))

@@ -155,13 +155,10 @@ impl Transports {
     #[must_use]
     pub fn new(upgrade: UpgradeConfig, config: TransportConfig) -> Self {
         let upgrade = Arc::new(upgrade);
-        let quic = config.tls.clone().map(|tls| {
-            Arc::new(Sockets::new(
-                config.quic.clone(),
-                tls,
-                Arc::clone(&upgrade),
-            ))
-        });
+        let quic = config
+            .tls
+            .clone()
+            .map(|tls| Arc::new(Sockets::new(config.quic.clone(), tls, Arc::clone(&upgrade))));
         Self {
             upgrade,
             config: Arc::new(config),
@@ -264,7 +261,7 @@ impl Listener {
         let attempt = match &mut self.socket {
             Socket::Tcp(listener) => Attempt::Raw(listener.accept().await?),
             Socket::Memory(listener) => Attempt::Raw(listener.accept().await?),
-            Socket::Quic(listener) => Attempt::Quic(listener.accept().await?),
+            Socket::Quic(listener) => Attempt::Quic(Box::new(listener.accept().await?)),
         };
         Ok(Incoming {
             attempt,
@@ -283,7 +280,7 @@ pub struct Incoming {
 #[derive(Debug)]
 enum Attempt {
     Raw(RawConnection),
-    Quic(QuicIncoming),
+    Quic(Box<QuicIncoming>),
 }
 
 impl Incoming {

@@ -357,7 +357,10 @@ async fn a_reset_of_one_half_ends_both(over: Over) {
     let reading = tokio::spawn(async move { read.read_chunk(1).await });
     tokio::task::yield_now().await;
     write.reset(0x55);
-    assert!(reading.await.unwrap().is_err(), "the waiting reader is told");
+    assert!(
+        reading.await.unwrap().is_err(),
+        "the waiting reader is told"
+    );
     assert_eq!(there.read_chunk(1).await, Err(StreamError::Reset(0x55)));
     let error = loop {
         match there.write_chunk(Bytes::from_static(b"y")).await {
@@ -373,11 +376,8 @@ async fn a_reader_that_does_not_read_stops_the_writer(over: Over) {
     let mut stream = client.open_stream(ECHO).await.unwrap();
     let item = pattern(3, 250_000);
     let mut sent = 0;
-    while let Ok(written) = tokio::time::timeout(
-        Duration::from_millis(300),
-        stream.write_chunk(item.clone()),
-    )
-    .await
+    while let Ok(written) =
+        tokio::time::timeout(Duration::from_millis(300), stream.write_chunk(item.clone())).await
     {
         written.unwrap();
         sent += item.len();

@@ -103,8 +103,9 @@ impl QuicConfig {
             .send_window(self.send_window.into())
             .mtu_discovery_config(Some(mtu));
         match self.congestion {
-            CongestionController::Bbr => transport
-                .congestion_controller_factory(Arc::new(congestion::BbrConfig::default())),
+            CongestionController::Bbr => {
+                transport.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()))
+            }
             CongestionController::Cubic => transport
                 .congestion_controller_factory(Arc::new(congestion::CubicConfig::default())),
         };
@@ -140,7 +141,10 @@ impl Windows {
                 return (Arc::clone(transport), Some(reservation));
             }
         }
-        let smallest = self.tiers.last().map(|(_, transport)| Arc::clone(transport));
+        let smallest = self
+            .tiers
+            .last()
+            .map(|(_, transport)| Arc::clone(transport));
         (smallest.unwrap_or_default(), None)
     }
 }

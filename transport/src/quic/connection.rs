@@ -186,7 +186,8 @@ impl Shared {
     pub(crate) async fn terminated(&self) {
         self.connection.closed().await;
         let said = async {
-            while self.closed.get().is_some() && self.connection.stats().frame_tx.connection_close == 0
+            while self.closed.get().is_some()
+                && self.connection.stats().frame_tx.connection_close == 0
             {
                 // quinn tells nobody; its task runs within this time.
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -93,11 +93,7 @@ impl Sockets {
         })
     }
 
-    fn bind(
-        &self,
-        addr: SocketAddr,
-        server: Option<quinn::ServerConfig>,
-    ) -> io::Result<Endpoint> {
+    fn bind(&self, addr: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
         let socket = socket::bind(addr, &self.config)?;
         let runtime = Arc::new(TokioRuntime);
         Endpoint::new_with_abstract_socket(self.config.endpoint(), server, socket, runtime)
@@ -190,7 +186,9 @@ impl Sockets {
         verdict: &Verdict,
     ) -> io::Result<quinn::ClientConfig> {
         let alpn = vec![tls::LIBP2P.to_vec()];
-        let tls = self.tls.client_config_judged(expected, alpn, verdict.clone());
+        let tls = self
+            .tls
+            .client_config_judged(expected, alpn, verdict.clone());
         let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
         Ok(quinn::ClientConfig::new(Arc::new(crypto)))
     }
@@ -280,17 +278,26 @@ pub(crate) struct QuicIncoming {
 
 impl QuicIncoming {
     /// Makes the remote prove its address, if it has not done so.
-    pub(crate) fn validate(mut self) -> Result<(), Self> {
+    pub(crate) fn validate(self: Box<Self>) -> Result<(), Box<Self>> {
         if self.incoming.remote_address_validated() || !self.incoming.may_retry() {
             return Err(self);
         }
-        match self.incoming.retry() {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                self.incoming = refused.into_incoming();
-                Err(self)
-            }
-        }
+        let Self {
+            sockets,
+            incoming,
+            local,
+            local_addr,
+            remote_addr,
+        } = *self;
+        incoming.retry().map_err(|refused| {
+            Box::new(Self {
+                sockets,
+                incoming: refused.into_incoming(),
+                local,
+                local_addr,
+                remote_addr,
+            })
+        })
     }
 
     /// Forgets it without an answer.
@@ -301,13 +308,13 @@ impl QuicIncoming {
     pub(crate) async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
         let verdict = Verdict::default();
         let (transport, window) = self.sockets.windows.take();
-        let mut server = self
-            .sockets
-            .server_config(&verdict)
-            .map_err(|error| UpgradeError::Io {
-                stage: STAGE,
-                kind: error.kind(),
-            })?;
+        let mut server =
+            self.sockets
+                .server_config(&verdict)
+                .map_err(|error| UpgradeError::Io {
+                    stage: STAGE,
+                    kind: error.kind(),
+                })?;
         server.transport_config(transport);
         let connecting = self
             .incoming

@@ -40,9 +40,8 @@ fn size_buffers(socket: &Socket, config: &QuicConfig) {
     drop(socket.set_recv_buffer_size(config.socket_buffer));
     drop(socket.set_send_buffer_size(config.socket_buffer));
     // Linux reports twice what can be used.
-    let usable = |size: io::Result<usize>| {
-        size.unwrap_or(0) / if cfg!(target_os = "linux") { 2 } else { 1 }
-    };
+    let usable =
+        |size: io::Result<usize>| size.unwrap_or(0) / if cfg!(target_os = "linux") { 2 } else { 1 };
     let (receive, send) = (
         usable(socket.recv_buffer_size()),
         usable(socket.send_buffer_size()),

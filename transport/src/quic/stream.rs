@@ -291,7 +291,12 @@ impl Both {
     }
 
     /// Queues `data`, for which there is room.
-    fn write(self: &Arc<Self>, inner: &mut Inner, data: Bytes, last: bool) -> Result<(), StreamError> {
+    fn write(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        data: Bytes,
+        last: bool,
+    ) -> Result<(), StreamError> {
         let prefix = std::mem::take(&mut inner.prefix);
         if last {
             inner.write_closed = true;
@@ -362,7 +367,9 @@ impl Both {
                 Poll::Pending => break Poll::Pending,
             }
         };
-        self.shared.queued.fetch_sub(before - inner.queued, Ordering::Relaxed);
+        self.shared
+            .queued
+            .fetch_sub(before - inner.queued, Ordering::Relaxed);
         let roomy = inner.queued < SEND_AHEAD / 2 && inner.queue.len() < MAX_ITEMS / 2;
         if roomy || polled.is_ready() {
             wake(&mut inner.write_waker);
@@ -381,7 +388,8 @@ impl Both {
             // It fails when the direction is over already.
             && send.finish().is_ok()
         {
-            self.shared.watch_finished(Watched::Held(Arc::downgrade(self)));
+            self.shared
+                .watch_finished(Watched::Held(Arc::downgrade(self)));
         }
     }
 
@@ -447,7 +455,10 @@ impl Both {
     ) -> Result<(), u32> {
         let mut chunk = Some(rest).filter(|rest| !rest.is_empty());
         loop {
-            if let Some(answer) = chunk.take().map_or(Ok(None), |data| handler.on_data(data))? {
+            if let Some(answer) = chunk
+                .take()
+                .map_or(Ok(None), |data| handler.on_data(data))?
+            {
                 let mut answer = Some(answer);
                 let written = std::future::poll_fn(|cx| {
                     let inner = &mut *self.inner.lock();
@@ -473,7 +484,9 @@ impl Both {
 
 impl Drop for Both {
     fn drop(&mut self) {
-        self.shared.count(self.outbound).fetch_sub(1, Ordering::Relaxed);
+        self.shared
+            .count(self.outbound)
+            .fetch_sub(1, Ordering::Relaxed);
         let inner = self.inner.get_mut();
         let Some(mut send) = inner.send.take() else {
             return;
