@@ -56,6 +56,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  barewire echo /ip4/127.0.0.1/tcp/4001 --size 10MiB --protocol /my/echo/1.0.0"
     )]
     Echo(EchoArgs),
+    /// Show what a node on this machine allows, and where each limit comes from.
+    #[command(
+        after_help = "Examples:\n  barewire limits\n  barewire limits --memory-limit 256MiB --json"
+    )]
+    Limits(LimitsArgs),
     /// Load a node: handshakes, streams or held connections.
     #[command(
         after_help = "Examples:\n  barewire bench handshakes /ip4/127.0.0.1/tcp/4001 --count 1000 --concurrency 16\n  \
@@ -70,6 +75,16 @@ pub(crate) struct IdArgs {
     /// File with the key, made with mode 0600 if it does not exist.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LimitsArgs {
+    /// Derive them from this many bytes instead of what the machine has.
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) memory_limit: Option<u64>,
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -138,6 +153,13 @@ pub(crate) struct NodeArgs {
     /// What paces a QUIC sender.
     #[arg(long, value_enum, default_value = "bbr")]
     pub(crate) quic_congestion: Congestion,
+    /// Close a connection after this time without streams (ping and identify do not count), such as
+    /// 60s or 500ms; off for never.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = idle_timeout)]
+    pub(crate) idle_timeout: IdleTimeout,
+    /// Memory the process should stay below; all limits follow from it. See barewire limits.
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) memory_limit: Option<u64>,
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -148,6 +170,19 @@ pub(crate) struct ListenArgs {
     /// Address to listen on; may be repeated. Port 0 lets the system choose.
     #[arg(long, value_name = "MULTIADDR", default_value = "/ip4/127.0.0.1/tcp/0")]
     pub(crate) listen: Vec<Multiaddr>,
+    /// Connect to this address and again whenever the connection is lost; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) keep: Vec<Multiaddr>,
+    /// Inbound connections to hold at most, instead of what the machine allows.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: Option<u32>,
+    /// Inbound connections from one IPv4 address or IPv6 /56 at most (loopback is exempt), and twice
+    /// as many at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_per_ip: Option<u32>,
+    /// Tell of each connection made, refused and ended, and why.
+    #[arg(long)]
+    pub(crate) events: bool,
     /// Further protocol id to serve the echo under; may be repeated.
     #[arg(long, value_name = "ID")]
     pub(crate) echo_protocol: Vec<String>,
@@ -219,7 +254,8 @@ pub(crate) enum Bench {
     Handshakes(LoadArgs),
     /// Fresh streams on one connection: send, read the echo, verify.
     Streams(StreamsArgs),
-    /// Connections of as many identities, held until stdin closes.
+    /// Connections of as many identities, held until stdin closes. For longer than the idle timeout
+    /// of the node, run that with --idle-timeout off.
     Connections(LoadArgs),
 }
 
@@ -245,6 +281,27 @@ pub(crate) struct StreamsArgs {
     /// Protocol id of the echo.
     #[arg(long, value_name = "ID", default_value = barewire_node::protocols::echo::PROTOCOL)]
     pub(crate) protocol: String,
+}
+
+/// `None` for never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IdleTimeout(pub(crate) Option<Duration>);
+
+fn idle_timeout(text: &str) -> Result<IdleTimeout, String> {
+    if text == "off" {
+        return Ok(IdleTimeout(None));
+    }
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 0.001),
+        None => match text.strip_suffix('m') {
+            Some(number) => (number, 60.0),
+            None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+        },
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration; write for example 60s, 500ms or off"))?;
+    seconds(&(number * unit).to_string()).map(|duration| IdleTimeout(Some(duration)))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -294,6 +351,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn idle_timeouts_have_units() {
+        let after = |ms| Ok(IdleTimeout(Some(Duration::from_millis(ms))));
+        assert_eq!(idle_timeout("60s"), after(60_000));
+        assert_eq!(idle_timeout("2"), after(2_000));
+        assert_eq!(idle_timeout("250ms"), after(250));
+        assert_eq!(idle_timeout("2m"), after(120_000));
+        assert_eq!(idle_timeout("off"), Ok(IdleTimeout(None)));
+        for wrong in ["", "0", "-1s", "s", "NaN", "inf", "1h"] {
+            assert!(idle_timeout(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -187,7 +187,8 @@ async fn connections(args: &LoadArgs) -> Result<(), Failure> {
                 let endpoint = endpoint_of(keypair, &remote.node).await?;
                 let connection = connect(&endpoint, &remote).await?;
                 ping::ping(&connection, remote.timeout).await?;
-                held.push((endpoint, connection));
+                let lease = connection.lease("bench");
+                held.push((endpoint, connection, lease));
             }
             Ok::<_, Failure>(held)
         });
@@ -203,10 +204,11 @@ async fn connections(args: &LoadArgs) -> Result<(), Failure> {
     stdin_closed().await;
     if let Some(lost) = held
         .iter()
-        .find_map(|(_, connection)| connection.close_reason())
+        .find_map(|(_, connection, _)| connection.close_reason())
     {
         return Err(format!("a held connection was lost: {lost}").into());
     }
-    goodbye(held.into_iter().map(|(endpoint, _)| endpoint).collect()).await;
+    let endpoints = held.into_iter().map(|(endpoint, ..)| endpoint);
+    goodbye(endpoints.collect()).await;
     Ok(())
 }

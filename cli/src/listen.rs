@@ -11,12 +11,13 @@ use serde_json::json;
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
 };
 
 use crate::{
     args::{IdArgs, ListenArgs, NodeArgs, Security},
     failure::Failure,
-    output,
+    output, watch,
 };
 
 /// How long running transfers may take after the end was asked for.
@@ -52,22 +53,34 @@ pub(crate) fn id(args: &IdArgs) -> Result<(), Failure> {
 
 /// The endpoint that the common options describe.
 pub(crate) async fn endpoint(args: &NodeArgs) -> Result<Endpoint, Failure> {
-    let keypair = match &args.key {
+    endpoint_of(identity(args)?, args).await
+}
+
+fn identity(args: &NodeArgs) -> Result<Keypair, Failure> {
+    Ok(match &args.key {
         Some(path) => keyfile::load_or_create(path)?.0,
         None => Keypair::generate(&mut rand::rng()),
-    };
-    endpoint_of(keypair, args).await
+    })
 }
 
 /// The same for a given identity.
 pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<Endpoint, Failure> {
+    let config = config(args);
+    Ok(Endpoint::builder(keypair).config(config).bind().await?)
+}
+
+fn config(args: &NodeArgs) -> Config {
     // The only security so far; a new one has to say here what it configures.
     let Security::Noise = args.security;
-    let mut config = Config::default();
+    let mut config = match args.memory_limit {
+        Some(bytes) => Config::from_memory(bytes),
+        None => Config::default(),
+    };
     config.muxer = args.muxer.into();
     config.quic.max_mtu = args.quic_mtu;
     config.quic.congestion = args.quic_congestion.into();
-    Ok(Endpoint::builder(keypair).config(config).bind().await?)
+    config.idle_timeout = args.idle_timeout.0;
+    config
 }
 
 /// Serves until told to stop.
@@ -75,8 +88,22 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     // Before anybody can know that this node is there to be stopped.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let endpoint = endpoint(&args.node).await?;
+    let mut config = config(&args.node);
+    if let Some(inbound) = args.max_connections {
+        config.limits.set_connections(usize::try_from(inbound)?);
+    }
+    if let Some(per_ip) = args.max_per_ip {
+        config.limits.set_per_ip(usize::try_from(per_ip)?);
+    }
+    let endpoint = Endpoint::builder(identity(&args.node)?)
+        .config(config)
+        .bind()
+        .await?;
     let peer = endpoint.peer_id();
+    let mut told = JoinSet::new();
+    if args.events {
+        told.spawn(watch::connections(endpoint.clone(), args.node.json));
+    }
     let mut router = Router::builder(endpoint.clone())
         .accept(perf::PROTOCOL, perf::Perf)
         .accept(echo::PROTOCOL, echo::Echo);
@@ -93,6 +120,10 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         let value =
             json!({"event": "listening", "peer": peer.to_string(), "addr": addr.to_string()});
         output::event(args.node.json, &value, || format!("listening on {addr}"));
+    }
+    for addr in args.keep {
+        let kept = endpoint.keep_connected([addr.clone()]);
+        told.spawn(watch::kept(kept, addr, args.node.json));
     }
     // A second signal ends the wait. A first one that comes together with the end of stdin, as a
     // supervisor may send both, is not a second one.

@@ -3,9 +3,11 @@
 mod args;
 mod bench;
 mod failure;
+mod limits;
 mod listen;
 mod output;
 mod remote;
+mod watch;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -86,6 +88,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Ping(args) => remote::ping(&args).await,
         Command::Perf(args) => remote::perf(&args).await,
         Command::Echo(args) => remote::echo(&args).await,
+        Command::Limits(args) => {
+            limits::limits(&args);
+            Ok(())
+        }
         Command::Bench(args) => bench::run(args.what).await,
     }
 }

@@ -167,6 +167,18 @@ impl Limits {
         self.set_water();
     }
 
+    /// Up to `held` connections from one network, an eighth as many new ones per second, and twice as
+    /// many at once.
+    pub fn set_per_ip(&mut self, held: usize) {
+        let as_u32 = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        self.max_per_ip = held.max(1);
+        self.max_pending_per_ip = self
+            .max_pending_per_ip
+            .max(held.min(self.max_pending_inbound) / 8);
+        self.rate_per_ip = as_u32(held / 8).max(5);
+        self.burst_per_ip = as_u32(held.saturating_mul(2)).max(2);
+    }
+
     fn set_water(&mut self) {
         let ordinary = self.max_connections.saturating_sub(self.reserved_slots);
         self.high_water = ordinary.min(self.max_inbound);

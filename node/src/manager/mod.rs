@@ -192,7 +192,7 @@ impl Drop for Visit {
 }
 
 /// Time now, from tokio's clock so that tests may pause it.
-pub(crate) fn now() -> Instant {
+pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
