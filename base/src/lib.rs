@@ -11,7 +11,7 @@ mod fault;
 pub mod framing;
 pub mod identity;
 pub mod multiaddr;
-mod multibase;
+pub mod multibase;
 pub mod multistream;
 pub mod peer_record;
 pub mod proto;

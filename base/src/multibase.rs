@@ -50,7 +50,8 @@ pub(crate) fn encode_base64url(bytes: &[u8]) -> String {
 /// Decodes any base of the multibase table with ASCII digits (`0 7 9 f F b B c C v V t T h k K z Z
 /// m M u U`), or returns `None`. Letters may be of either case where the base uses only one.
 /// Base 10, 36 and 58 take time quadratic in the length, which the caller has to bound.
-pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+#[must_use]
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     let base = text.chars().next()?;
     let digits = text.get(base.len_utf8()..)?;
     let lower = || digits.to_ascii_lowercase();

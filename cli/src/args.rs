@@ -37,7 +37,9 @@ pub(crate) enum Command {
             In the background give it a stdin that stays open, for example:\n  \
             sleep infinity | barewire listen --listen /ip4/0.0.0.0/tcp/4001 --json &\n\n\
             Examples:\n  barewire listen\n  \
-            barewire listen --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1 --key node.key"
+            barewire listen --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1 --key node.key\n  \
+            barewire listen --listen /ip4/0.0.0.0/tcp/80/ws\n  \
+            barewire listen --listen /ip4/0.0.0.0/tcp/443/tls/ws --ws-cert chain.pem --ws-key key.pem"
     )]
     Listen(ListenArgs),
     /// Ask a node what it says about itself.
@@ -160,6 +162,12 @@ pub(crate) struct NodeArgs {
     /// Memory the process should stay below; all limits follow from it. See barewire limits.
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) memory_limit: Option<u64>,
+    /// Key file of the private network to live in (swarm.key, as go-libp2p reads it).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) psk: Option<PathBuf>,
+    /// PEM file with the authorities that may certify /tls/ws servers, instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ws_ca: Option<PathBuf>,
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -186,6 +194,15 @@ pub(crate) struct ListenArgs {
     /// Further protocol id to serve the echo under; may be repeated.
     #[arg(long, value_name = "ID")]
     pub(crate) echo_protocol: Vec<String>,
+    /// PEM file with the certificate chain for /tls/ws addresses.
+    #[arg(long, value_name = "FILE", requires = "ws_key")]
+    pub(crate) ws_cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[arg(long, value_name = "FILE", requires = "ws_cert")]
+    pub(crate) ws_key: Option<PathBuf>,
+    /// Origin whose web pages may open a WebSocket; may be repeated. Without it all may.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) ws_origin: Vec<String>,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }

@@ -4,7 +4,9 @@ use barewire_base::multiaddr::MultiaddrError;
 use barewire_node::{
     BindError, DialError, ListenError, OpenStreamError, RouterError, StreamError, UpgradeError,
     keyfile::KeyFileError,
+    pnet::PskError,
     protocols::{echo::EchoError, identify::IdentifyError, perf::PerfError, ping::PingError},
+    ws::PemError,
 };
 
 /// Why a command failed.
@@ -46,6 +48,8 @@ as_it_is!(
     RouterError,
     ListenError,
     MultiaddrError,
+    PskError,
+    PemError,
     std::io::Error,
     std::num::TryFromIntError,
     tokio::task::JoinError,
@@ -69,6 +73,10 @@ advised!(
     DialError => |error| match error {
         // A timeout asks the same question itself.
         DialError::Upgrade { error: UpgradeError::Timeout { .. }, .. } => None,
+        DialError::Upgrade {
+            error: UpgradeError::WebSocket(_) | UpgradeError::OtherNetwork,
+            ..
+        } => None,
         DialError::Upgrade { .. } => Some(ANOTHER_SERVICE),
         _ => None,
     },

@@ -5,7 +5,9 @@ use std::time::Duration;
 use barewire_base::Keypair;
 use barewire_node::{
     Config, Endpoint, Router, keyfile,
+    pnet::Psk,
     protocols::{echo, perf},
+    ws::{Certificate, Roots},
 };
 use serde_json::json;
 use tokio::{
@@ -65,11 +67,12 @@ fn identity(args: &NodeArgs) -> Result<Keypair, Failure> {
 
 /// The same for a given identity.
 pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<Endpoint, Failure> {
-    let config = config(args);
+    let config = config(args)?;
     Ok(Endpoint::builder(keypair).config(config).bind().await?)
 }
 
-fn config(args: &NodeArgs) -> Config {
+/// What the common options configure.
+fn config(args: &NodeArgs) -> Result<Config, Failure> {
     // The only security so far; a new one has to say here what it configures.
     let Security::Noise = args.security;
     let mut config = match args.memory_limit {
@@ -80,7 +83,13 @@ fn config(args: &NodeArgs) -> Config {
     config.quic.max_mtu = args.quic_mtu;
     config.quic.congestion = args.quic_congestion.into();
     config.idle_timeout = args.idle_timeout.0;
-    config
+    if let Some(file) = &args.psk {
+        config.psk = Some(Psk::from_file(file)?);
+    }
+    if let Some(file) = &args.ws_ca {
+        config.ws.roots = Roots::from_pem_file(file)?;
+    }
+    Ok(config)
 }
 
 /// Serves until told to stop.
@@ -88,7 +97,13 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     // Before anybody can know that this node is there to be stopped.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut config = config(&args.node);
+    let mut config = config(&args.node)?;
+    if let (Some(chain), Some(key)) = (&args.ws_cert, &args.ws_key) {
+        config.ws.certificate = Some(Certificate::from_pem_files(chain, key)?);
+    }
+    if !args.ws_origin.is_empty() {
+        config.ws.origins = Some(args.ws_origin);
+    }
     if let Some(inbound) = args.max_connections {
         config.limits.set_connections(usize::try_from(inbound)?);
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use barewire_mux::yamux;
-use barewire_transport::{MuxerKind, quic::QuicConfig, tcp::TcpConfig};
+use barewire_transport::{MuxerKind, pnet::Psk, quic::QuicConfig, tcp::TcpConfig, ws::WsConfig};
 
 use crate::{
     addresses::ObservedConfig,
@@ -24,6 +24,11 @@ pub struct Config {
     pub tcp: TcpConfig,
     /// Settings of QUIC.
     pub quic: QuicConfig,
+    /// WebSockets: certificate, trusted roots, origins, limits.
+    pub ws: WsConfig,
+    /// Key of the private network this node lives in. Only TCP and WebSocket can be used then.
+    /// Default `None`.
+    pub psk: Option<Psk>,
     /// Multiplexer implementation. Default: our own session.
     pub muxer: MuxerKind,
     /// Windows and limits of the multiplexer.
@@ -67,6 +72,8 @@ impl Default for Config {
         Self {
             tcp: TcpConfig::default(),
             quic: QuicConfig::default(),
+            ws: WsConfig::default(),
+            psk: None,
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
             limits: Limits::default(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use barewire_base::Fault;
-use barewire_transport::{CloseReason, LimitsHit, LocalReason, UpgradeError};
+use barewire_transport::{CloseReason, LimitsHit, LocalReason, UpgradeError, ws};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -33,6 +33,8 @@ pub enum Incident {
     Muxer,
     /// A connection sent a damaged record, or flooded with empty ones.
     Record,
+    /// A connection broke the WebSocket framing, or flooded it.
+    WebSocket,
     /// A connection accepted no bytes for too long.
     WriteStalled,
     /// A connection did not answer keepalive pings.
@@ -59,13 +61,14 @@ pub enum Incident {
 
 impl Incident {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::UpgradeTimeout,
         Self::UpgradeFailed,
         Self::PendingDropped,
         Self::TooManyConnections,
         Self::Muxer,
         Self::Record,
+        Self::WebSocket,
         Self::WriteStalled,
         Self::KeepaliveTimeout,
         Self::Gated,
@@ -89,6 +92,7 @@ impl Incident {
             Self::TooManyConnections => "too_many_connections",
             Self::Muxer => "muxer",
             Self::Record => "record",
+            Self::WebSocket => "websocket",
             Self::WriteStalled => "write_stalled",
             Self::KeepaliveTimeout => "keepalive_timeout",
             Self::Gated => "gated",
@@ -129,6 +133,8 @@ impl Incident {
         match reason {
             CloseReason::Muxer(_) => Some(Self::Muxer),
             CloseReason::Record(_) | CloseReason::EmptyRecordFlood => Some(Self::Record),
+            CloseReason::Frame(ws::FrameError::ClosedWith(_)) => None,
+            CloseReason::Frame(_) => Some(Self::WebSocket),
             CloseReason::WriteStalled => Some(Self::WriteStalled),
             CloseReason::KeepaliveTimeout => Some(Self::KeepaliveTimeout),
             CloseReason::Local(LocalReason::Trimmed) => Some(Self::Trimmed),

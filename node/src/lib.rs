@@ -31,7 +31,7 @@ pub use barewire_transport::quic::{CongestionController, QuicConfig};
 pub use barewire_transport::{
     CloseReason, Connection, ConnectionInfo, ConnectionStats, Hold, HoldKind, Lease, LocalReason,
     MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError, UpgradeError,
-    WhyOpen,
+    WhyOpen, pnet, ws,
 };
 pub use config::{Config, IdentifyConfig, PingConfig};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};

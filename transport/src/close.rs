@@ -6,6 +6,8 @@ use barewire_base::Fault;
 use barewire_mux::MuxError;
 use barewire_security::{OpenError, SealError};
 
+use crate::ws::FrameError;
+
 /// Who ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -173,6 +175,9 @@ pub enum CloseReason {
     /// A record could not be sealed: the channel has used up its nonces.
     #[error("this channel can send no more: {0}")]
     Seal(SealError),
+    /// The remote broke the WebSocket framing, or closed it with an error.
+    #[error("{0}")]
+    Frame(FrameError),
     /// The remote ended the QUIC connection with this transport error (RFC 9000, 20.1).
     #[error("the remote ended the connection with QUIC error {0:#x}")]
     QuicRemote(u64),
@@ -202,9 +207,11 @@ impl CloseReason {
     #[must_use]
     pub fn who(&self) -> Party {
         match self {
-            Self::Remote(_) | Self::RemoteEnded | Self::RemoteReset | Self::QuicRemote(_) => {
-                Party::Remote
-            }
+            Self::Frame(FrameError::ClosedWith(_))
+            | Self::Remote(_)
+            | Self::RemoteEnded
+            | Self::RemoteReset
+            | Self::QuicRemote(_) => Party::Remote,
             Self::KeepaliveTimeout | Self::Io(_) => Party::Network,
             _ => Party::Us,
         }
@@ -220,7 +227,10 @@ impl CloseReason {
             Self::RemoteReset => "reset",
             Self::KeepaliveTimeout => "timeout",
             Self::WriteStalled => "write stall",
-            Self::Muxer(_) | Self::Record(_) | Self::Quic(_) => "protocol violation",
+            Self::Frame(FrameError::ClosedWith(_)) => "websocket closed",
+            Self::Muxer(_) | Self::Record(_) | Self::Quic(_) | Self::Frame(_) => {
+                "protocol violation"
+            }
             Self::QuicRemote(_) => "QUIC error",
             Self::EmptyRecordFlood => "empty record flood",
             Self::Seal(_) => "nonces used up",

@@ -6,7 +6,7 @@ use barewire_base::{Budget, Multiaddr, PeerId};
 use barewire_mux::{Role, yamux};
 use barewire_security::noise;
 
-use crate::{close::LocalReason, slab::SlabPool};
+use crate::{close::LocalReason, pnet::Psk, slab::SlabPool};
 
 /// Which implementation multiplexes streams. Both speak `/yamux/1.0.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,6 +63,8 @@ pub struct UpgradeConfig {
     /// Who may connect, and out of whose budget. `None` lets everybody in, each connection a child
     /// of [`budget`](Self::budget).
     pub admission: Option<Arc<dyn Admission>>,
+    /// Key of the private network all connections belong to. Default `None`.
+    pub psk: Option<Psk>,
     pub(crate) slabs: Arc<SlabPool>,
 }
 
@@ -81,6 +83,7 @@ impl UpgradeConfig {
             write_stall_timeout: Duration::from_secs(30),
             max_empty_records_per_second: 1_000,
             admission: None,
+            psk: None,
             slabs: Arc::default(),
         }
     }

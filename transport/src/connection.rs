@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use crate::{
     muxed::MuxedStream,
     quic,
     stream::{InlineHandler, Raw, Stream},
+    ws::Copied,
 };
 
 /// Time now, from tokio's clock so that tests may pause it.
@@ -75,12 +76,14 @@ pub struct ConnectionStats {
     /// Last round trip measured by the muxer, or by QUIC.
     pub rtt: Option<Duration>,
     /// Received bytes that were copied on their way to [`Stream::read_chunk`](crate::Stream::read_chunk):
-    /// the start of a burst that outgrew a small slab, and small pieces that were not read soon.
+    /// the start of a burst that outgrew a small slab, small pieces that were not read soon, and what
+    /// the headers of short WebSocket frames have moved.
     /// Decryption is in place and not counted.
     pub bytes_copied_in: u64,
     /// Plaintext bytes copied on their way to the socket: once each, when they are sealed, frame
-    /// headers included; plus sealed bytes moved when a write buffer had to grow. Over QUIC both
-    /// counts stay 0: quinn counts none.
+    /// headers included; plus sealed bytes moved when a write buffer had to grow, masked by the client
+    /// of a WebSocket, or encrypted again for a private network. Over QUIC both counts stay 0: quinn
+    /// counts none.
     pub bytes_copied_out: u64,
 }
 
@@ -115,6 +118,8 @@ pub(crate) struct State {
     /// Those who wait until nothing is queued.
     pub(crate) drain_wakers: Vec<Waker>,
     pub(crate) stats: Traffic,
+    /// What the layers below the record layer have copied.
+    pub(crate) copied: Arc<Copied>,
 }
 
 /// What the task counts.
@@ -127,9 +132,10 @@ pub(crate) struct Traffic {
 }
 
 impl State {
-    pub(crate) fn new(mux: Box<dyn StreamMuxer>) -> Self {
+    pub(crate) fn new(mux: Box<dyn StreamMuxer>, copied: Arc<Copied>) -> Self {
         Self {
             mux,
+            copied,
             streams: StreamIdMap::default(),
             accept: VecDeque::new(),
             accept_waker: None,
@@ -288,8 +294,10 @@ impl State {
             bytes_queued: self.queued(),
             limits_hit: self.mux.limits_hit(),
             rtt: self.mux.rtt(),
-            bytes_copied_in: self.stats.copied_in + self.mux.bytes_copied(),
-            bytes_copied_out: self.stats.copied_out,
+            bytes_copied_in: self.stats.copied_in
+                + self.mux.bytes_copied()
+                + self.copied.inbound.load(Ordering::Relaxed),
+            bytes_copied_out: self.stats.copied_out + self.copied.outbound.load(Ordering::Relaxed),
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     close::{CloseReason, LocalReason},
     connection::{Shared, now},
+    error::frame_error,
     slab::ReadSlab,
     transmit::{BoxWriter, TransmitError, Transmitter},
 };
@@ -302,6 +303,9 @@ fn mux_reason(error: barewire_mux::MuxError) -> CloseReason {
 
 /// go-libp2p closes its sockets with a reset, so that is an ordinary end.
 fn io_reason(error: &io::Error) -> CloseReason {
+    if let Some(error) = frame_error(error) {
+        return CloseReason::Frame(error);
+    }
     match error.kind() {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe

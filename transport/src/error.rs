@@ -9,7 +9,10 @@ use barewire_security::{
     tls::{self, CertificateError},
 };
 
-use crate::close::{CloseReason, LocalReason};
+use crate::{
+    close::{CloseReason, LocalReason},
+    ws::{self, FrameError},
+};
 
 /// Why a byte stream did not become a [`Connection`](crate::Connection).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,15 @@ pub enum UpgradeError {
     /// This side does not want the remote, now that it is known who it is.
     #[error("refused {0}")]
     Refused(LocalReason),
+    /// The WebSocket below could not be opened.
+    #[error("{0}")]
+    WebSocket(ws::HandshakeError),
+    /// The remote broke the WebSocket framing, or closed it with an error.
+    #[error("{0}")]
+    Frame(FrameError),
+    /// With a pre-shared key set, nothing sensible came.
+    #[error("the remote belongs to another private network or to none: the pre-shared keys differ")]
+    OtherNetwork,
 }
 
 impl UpgradeError {
@@ -64,7 +76,11 @@ impl UpgradeError {
         match self {
             Self::Io { .. } => Fault::Network,
             Self::Seal(_) => Fault::Local,
-            Self::Timeout { .. } | Self::Record(_) | Self::Quic(_) => Fault::Peer,
+            Self::Timeout { .. } | Self::Record(_) | Self::OtherNetwork | Self::Quic(_) => {
+                Fault::Peer
+            }
+            Self::WebSocket(error) => error.fault(),
+            Self::Frame(error) => error.fault(),
             Self::Negotiation { error, .. } => error.fault(),
             Self::Handshake(error) => error.fault(),
             Self::Refused(LocalReason::Limit(_)) => Fault::Limit,
@@ -182,4 +198,9 @@ pub enum NegotiateError {
     /// The remote ended its side before a proposal was accepted.
     #[error("the remote ended the stream before a protocol was agreed")]
     Ended,
+}
+
+/// The framing error a WebSocket's read half hands through as an I/O error.
+pub(crate) fn frame_error(error: &io::Error) -> Option<FrameError> {
+    error.get_ref()?.downcast_ref().copied()
 }

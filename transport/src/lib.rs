@@ -21,6 +21,7 @@ mod inbound;
 mod lease;
 pub mod memory;
 mod muxed;
+pub mod pnet;
 pub mod quic;
 mod slab;
 mod stream;
@@ -28,6 +29,7 @@ pub mod tcp;
 mod transmit;
 mod transports;
 mod upgrade;
+pub mod ws;
 
 pub use close::{CloseReason, LocalReason, Party};
 pub use config::{Admission, MuxerKind, UpgradeConfig};

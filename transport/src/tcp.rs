@@ -1,6 +1,6 @@
 //! TCP over IPv4 and IPv6.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use barewire_base::Multiaddr;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -129,5 +129,6 @@ fn raw(stream: TcpStream, config: &TcpConfig) -> io::Result<RawConnection> {
         local_addr,
         remote_addr,
         transport: "tcp",
+        copied: Arc::default(),
     })
 }

@@ -14,10 +14,12 @@ use crate::{
     error::UpgradeError,
     inbound::InboundStreams,
     memory::{self, MemoryListener},
+    pnet,
     quic::{QuicConfig, QuicIncoming, QuicListener, Sockets},
     tcp::{self, TcpConfig, TcpListener},
     transmit::BoxWriter,
     upgrade::upgrade_halves,
+    ws::{self, Copied, WsAddr, WsConfig},
 };
 
 /// A byte stream with its addresses, ready to be upgraded.
@@ -28,6 +30,8 @@ pub struct RawConnection {
     pub(crate) remote_addr: Multiaddr,
     /// Name of what carries it, see [`ConnectionInfo::transport`](crate::ConnectionInfo::transport).
     pub(crate) transport: &'static str,
+    /// What the layers below the record layer have copied.
+    pub(crate) copied: Arc<Copied>,
 }
 
 impl std::fmt::Debug for RawConnection {
@@ -58,6 +62,7 @@ impl RawConnection {
             local_addr,
             remote_addr,
             transport,
+            copied: Arc::default(),
         }
     }
 
@@ -88,7 +93,7 @@ impl RawConnection {
 pub enum TransportError {
     /// No built-in transport takes this address.
     #[error(
-        "no transport for {0}; supported are /ip4/…/tcp/…, /ip4/…/udp/…/quic-v1, the same with ip6, and /memory/…"
+        "no transport for {0}; supported are /ip4/…/tcp/…, the same with /ws or /tls/ws behind, /ip4/…/udp/…/quic-v1, all with ip6 too, and /memory/…"
     )]
     Unsupported(Multiaddr),
     /// The socket could not be opened or connected.
@@ -102,6 +107,29 @@ pub enum TransportError {
     /// No connection in time.
     #[error("{0}: no answer in time; is the host up and the port open?")]
     Timeout(Multiaddr),
+    /// A secure WebSocket was to be listened on without a certificate.
+    #[error("{0}: listening on a secure WebSocket needs a certificate and its key")]
+    NoCertificate(Multiaddr),
+    /// The transport cannot be used with a pre-shared key.
+    #[error("{0}: this transport cannot be used in a private network; TCP and WebSocket can")]
+    NotPrivate(Multiaddr),
+    /// `LIBP2P_FORCE_PNET=1` is set, but no pre-shared key.
+    #[error(
+        "LIBP2P_FORCE_PNET is set, so nothing is dialled or listened on without a pre-shared key"
+    )]
+    PskRequired,
+}
+
+impl TransportError {
+    /// The same about the whole address that was asked for.
+    fn at(self, addr: &Multiaddr) -> Self {
+        let addr = addr.clone();
+        match self {
+            Self::Io { kind, .. } => Self::Io { addr, kind },
+            Self::Timeout(_) => Self::Timeout(addr),
+            other => other,
+        }
+    }
 }
 
 /// What a person can do about an I/O error.
@@ -140,6 +168,8 @@ pub struct TransportConfig {
     pub quic: QuicConfig,
     /// Certificate that QUIC connections show. Without one QUIC addresses are not supported.
     pub tls: Option<Arc<tls::Config>>,
+    /// WebSockets, plain and secure.
+    pub ws: WsConfig,
 }
 
 /// The transports of one node with what they share. Cheap to clone.
@@ -148,6 +178,8 @@ pub struct Transports {
     upgrade: Arc<UpgradeConfig>,
     config: Arc<TransportConfig>,
     quic: Option<Arc<Sockets>>,
+    /// The environment forbids connections without a pre-shared key.
+    psk_required: bool,
 }
 
 impl Transports {
@@ -163,11 +195,35 @@ impl Transports {
             upgrade,
             config: Arc::new(config),
             quic,
+            psk_required: pnet::is_forced(),
+        }
+    }
+
+    /// Refuses what must not be used with, or without, a pre-shared key.
+    fn check_private(&self, addr: &Multiaddr) -> Result<(), TransportError> {
+        if self.upgrade.psk.is_none() {
+            return match self.psk_required {
+                true => Err(TransportError::PskRequired),
+                false => Ok(()),
+            };
+        }
+        match addr.iter().any(|part| matches!(part, Protocol::Udp(_))) {
+            true => Err(TransportError::NotPrivate(addr.clone())),
+            false => Ok(()),
         }
     }
 
     /// Opens a listening socket on the transport part of `addr`; a trailing `/p2p` is ignored.
     pub fn listen(&self, addr: &Multiaddr) -> Result<Listener, TransportError> {
+        self.check_private(addr)?;
+        if let Some(ws) = WsAddr::of(addr) {
+            if ws.secure && self.config.ws.certificate.is_none() {
+                return Err(TransportError::NoCertificate(addr.clone()));
+            }
+            return TcpListener::bind(ws.socket, &self.config.tcp)
+                .map(|listener| self.listener(Socket::ws(listener, ws, &self.config)))
+                .map_err(|error| io_error(addr, &error));
+        }
         if let Some((socket, _)) = addr.to_tcp() {
             return TcpListener::bind(socket, &self.config.tcp)
                 .map(|listener| self.listener(Socket::Tcp(listener)))
@@ -204,10 +260,20 @@ impl Transports {
         addr: &Multiaddr,
         expected: Option<PeerId>,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
+        self.check_private(addr)?;
         if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
             return quic.dial(addr, socket, expected).await;
         }
-        let raw = self.connect(addr).await?;
+        let raw = match WsAddr::of(addr) {
+            Some(ws) => {
+                let tcp = self.connect(&Multiaddr::tcp(ws.socket)).await;
+                let tcp = tcp.map_err(|error| error.at(addr))?;
+                ws::connect(tcp, &ws, &self.config.ws)
+                    .await
+                    .map_err(UpgradeError::WebSocket)?
+            }
+            None => self.connect(addr).await?,
+        };
         Ok(upgrade_halves(raw, Role::Client, &self.upgrade, expected).await?)
     }
 
@@ -240,8 +306,29 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
+    Ws(TcpListener, Box<Ws>),
     Memory(MemoryListener),
     Quic(QuicListener),
+}
+
+impl Socket {
+    fn ws(listener: TcpListener, addr: WsAddr, config: &Arc<TransportConfig>) -> Self {
+        let local_addr = addr.over(listener.local_addr(), true);
+        let ws = Ws {
+            addr,
+            local_addr,
+            config: Arc::clone(config),
+        };
+        Self::Ws(listener, Box::new(ws))
+    }
+}
+
+/// What makes a WebSocket of an accepted TCP connection.
+#[derive(Debug, Clone)]
+struct Ws {
+    addr: WsAddr,
+    local_addr: Multiaddr,
+    config: Arc<TransportConfig>,
 }
 
 impl Listener {
@@ -250,6 +337,7 @@ impl Listener {
     pub fn local_addr(&self) -> &Multiaddr {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr(),
+            Socket::Ws(_, ws) => &ws.local_addr,
             Socket::Memory(listener) => listener.local_addr(),
             Socket::Quic(listener) => listener.local_addr(),
         }
@@ -260,6 +348,10 @@ impl Listener {
     pub async fn accept(&mut self) -> io::Result<Incoming> {
         let attempt = match &mut self.socket {
             Socket::Tcp(listener) => Attempt::Raw(listener.accept().await?),
+            Socket::Ws(listener, ws) => {
+                let raw = ws.addr.below(listener.accept().await?, false);
+                Attempt::Ws(raw, ws.clone())
+            }
             Socket::Memory(listener) => Attempt::Raw(listener.accept().await?),
             Socket::Quic(listener) => Attempt::Quic(Box::new(listener.accept().await?)),
         };
@@ -280,6 +372,7 @@ pub struct Incoming {
 #[derive(Debug)]
 enum Attempt {
     Raw(RawConnection),
+    Ws(RawConnection, Box<Ws>),
     Quic(Box<QuicIncoming>),
 }
 
@@ -288,7 +381,7 @@ impl Incoming {
     #[must_use]
     pub fn local_addr(&self) -> &Multiaddr {
         match &self.attempt {
-            Attempt::Raw(raw) => raw.local_addr(),
+            Attempt::Raw(raw) | Attempt::Ws(raw, _) => raw.local_addr(),
             Attempt::Quic(incoming) => &incoming.local_addr,
         }
     }
@@ -297,7 +390,7 @@ impl Incoming {
     #[must_use]
     pub fn remote_addr(&self) -> &Multiaddr {
         match &self.attempt {
-            Attempt::Raw(raw) => raw.remote_addr(),
+            Attempt::Raw(raw) | Attempt::Ws(raw, _) => raw.remote_addr(),
             Attempt::Quic(incoming) => &incoming.remote_addr,
         }
     }
@@ -307,7 +400,7 @@ impl Incoming {
     /// trip. `Err` gives the attempt back when its address is proven, as it always is over TCP.
     pub fn validate_address(self) -> Result<(), Self> {
         match self.attempt {
-            Attempt::Raw(_) => Err(self),
+            Attempt::Raw(_) | Attempt::Ws(..) => Err(self),
             Attempt::Quic(incoming) => incoming.validate().map_err(|incoming| Self {
                 attempt: Attempt::Quic(incoming),
                 upgrade: self.upgrade,
@@ -328,6 +421,19 @@ impl Incoming {
     pub async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
         match self.attempt {
             Attempt::Raw(raw) => upgrade_halves(raw, Role::Server, &self.upgrade, None).await,
+            Attempt::Ws(raw, ws) => {
+                // One deadline for both, as for a connection without a WebSocket below it.
+                let upgraded = tokio::time::timeout(self.upgrade.total_timeout, async {
+                    let raw = ws::accept(raw, ws.addr.secure, &ws.config.ws)
+                        .await
+                        .map_err(UpgradeError::WebSocket)?;
+                    upgrade_halves(raw, Role::Server, &self.upgrade, None).await
+                });
+                let stage = "WebSocket upgrade";
+                upgraded
+                    .await
+                    .unwrap_or(Err(UpgradeError::Timeout { stage }))
+            }
             Attempt::Quic(incoming) => incoming.upgrade().await,
         }
     }

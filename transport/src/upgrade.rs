@@ -21,12 +21,14 @@ use crate::{
     config::{MuxerKind, UpgradeConfig},
     connection::{Connection, ConnectionInfo, Handle, Link, Shared, State, now},
     driver::{BoxReader, Driver, Limits, feed},
-    error::UpgradeError,
+    error::{UpgradeError, frame_error},
     inbound::InboundStreams,
     lease::Leases,
+    pnet,
     slab::ReadSlab,
     transmit::{BoxWriter, Transmitter},
     transports::RawConnection,
+    ws::Copied,
 };
 
 /// multistream id of Noise.
@@ -79,11 +81,16 @@ pub async fn upgrade_halves(
     config: &UpgradeConfig,
     expected: Option<PeerId>,
 ) -> Result<(Connection, InboundStreams), UpgradeError> {
+    let raw = match &config.psk {
+        Some(psk) => pnet::protect(raw, psk, rand::random()),
+        None => raw,
+    };
     let mut wire = Wire {
         reader: raw.reader,
         writer: raw.writer,
         input: BytesMut::with_capacity(READ_BUFFER),
         output: BytesMut::new(),
+        copied: raw.copied,
         stage: "security negotiation",
     };
     let deadlines = Deadlines {
@@ -94,7 +101,14 @@ pub async fn upgrade_halves(
     deadlines
         .stage(agree_on_security(&mut wire, role, &mut handshake))
         .await
-        .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))?;
+        .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))
+        .map_err(|error| match error {
+            // With another key all that comes is noise, and all that is sent is to the remote.
+            UpgradeError::Negotiation { .. } | UpgradeError::Io { .. } if config.psk.is_some() => {
+                UpgradeError::OtherNetwork
+            }
+            error => error,
+        })?;
     wire.stage = "secure handshake";
     deadlines
         .stage(shake_hands(&mut wire, &mut handshake))
@@ -161,6 +175,7 @@ struct Wire {
     writer: BoxWriter,
     input: BytesMut,
     output: BytesMut,
+    copied: Arc<Copied>,
     stage: &'static str,
 }
 
@@ -176,7 +191,10 @@ impl Wire {
         match self.reader.read_buf(&mut self.input).await {
             Ok(0) => Err(self.io_error(std::io::ErrorKind::UnexpectedEof)),
             Ok(_) => Ok(()),
-            Err(error) => Err(self.io_error(error.kind())),
+            Err(error) => Err(match frame_error(&error) {
+                Some(error) => UpgradeError::Frame(error),
+                None => self.io_error(error.kind()),
+            }),
         }
     }
 
@@ -367,7 +385,7 @@ fn spawn(
         MuxerKind::YamuxCrate => Box::new(barewire_mux::yamux_crate::CrateSession::new(info.role)),
     };
     let shared = Arc::new(Shared {
-        state: Mutex::new(State::new(mux)),
+        state: Mutex::new(State::new(mux, wire.copied)),
         leases: Leases::new(info.established),
         info,
         ended: Notify::new(),

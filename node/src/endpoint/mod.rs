@@ -158,11 +158,13 @@ impl EndpointBuilder {
         let mut upgrade = UpgradeConfig::new(Arc::new(noise), manager.buffers().clone());
         upgrade.admission = Some(Arc::clone(&manager) as _);
         upgrade.muxer = config.muxer;
+        upgrade.psk = config.psk.clone();
         upgrade.yamux = config.yamux;
         upgrade.stage_timeout = config.stage_timeout;
         upgrade.total_timeout = config.upgrade_timeout;
         let mut transport = TransportConfig::default();
         transport.tcp = config.tcp.clone();
+        transport.ws = config.ws.clone();
         transport.quic = config.quic.clone();
         let tls = tls::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
             .map_err(|error| BindError::Security(error.to_string()))?;
