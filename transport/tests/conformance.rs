@@ -56,6 +56,7 @@ over_both! {
     a_whole_payload_is_taken_before_anybody_reads,
     what_is_finished_and_drained_is_not_cut_off,
     a_stream_left_before_its_answer_is_delivered,
+    nobody_waits_for_what_the_remote_does_not_read,
 }
 
 /// Bytes that differ with their position and with `seed`.
@@ -544,4 +545,22 @@ async fn a_stream_left_before_its_answer_is_delivered(over: Over) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("the stream is never forgotten");
+}
+
+async fn nobody_waits_for_what_the_remote_does_not_read(over: Over) {
+    let ((client, _keep), (_server, mut streams)) = pair(over, 65_536).await;
+    let (_read, mut write) = client.open_stream(ECHO).await.unwrap().split();
+    write.write_chunk(Bytes::from_static(b"x")).await.unwrap();
+    let inbound = streams.accept().await.unwrap();
+    let there = inbound.negotiate(|_| Some(ECHO.into())).await.unwrap();
+    let (mut unread, _there) = there.split();
+    unread.read_chunk(1).await.unwrap();
+    unread.stop(0);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // The remote may have refused this already; it reads it in no case.
+    drop(write.write_last(Bytes::from_static(b"y")).await);
+    tokio::time::timeout(Duration::from_secs(10), client.drained())
+        .await
+        .unwrap();
+    assert_eq!(client.stats().bytes_queued, 0);
 }

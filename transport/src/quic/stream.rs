@@ -121,8 +121,14 @@ impl Watched {
 }
 
 /// quinn forgets a stream when all of it has been acknowledged, and then knows no priority either.
-fn is_unacknowledged(stream: &SendStream) -> bool {
+fn is_known(stream: &SendStream) -> bool {
     stream.priority().is_ok()
+}
+
+/// Also false when the remote has stopped reading it: then it has had enough of it.
+fn is_unacknowledged(stream: &SendStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    is_known(stream) && pin!(stream.stopped()).poll(&mut cx).is_pending()
 }
 
 impl QuicStream {
@@ -494,7 +500,7 @@ impl Drop for Both {
         if !inner.write_closed {
             // quinn would end the direction as if all had been said.
             drop(send.reset(0_u32.into()));
-        } else if inner.failed.is_none() && is_unacknowledged(&send) {
+        } else if inner.failed.is_none() && is_known(&send) {
             self.shared.watch_finished(Watched::Left(send));
         }
     }
