@@ -506,7 +506,8 @@ async fn what_is_finished_and_drained_is_not_cut_off(over: Over) {
             .unwrap();
         assert_eq!(client.stats().bytes_queued, 0);
         client.close(0);
-        client.terminated().await;
+        let goodbye = tokio::time::timeout(Duration::from_millis(900), client.terminated());
+        goodbye.await.expect("the goodbye has left");
     });
     let inbound = streams.accept().await.unwrap();
     let mut there = inbound.negotiate(|_| Some(ECHO.into())).await.unwrap();

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) leases: Leases,
     /// Why this side closed the connection.
     closed: OnceLock<CloseReason>,
+    /// Datagrams sent when it did.
+    sent_before_goodbye: AtomicU64,
     /// Tasks of streams; each ends with its stream or with the connection.
     tasks: TaskTracker,
     inbound: AtomicUsize,
@@ -83,6 +85,7 @@ impl Handle {
             leases: Leases::new(info.established),
             info,
             closed: OnceLock::new(),
+            sent_before_goodbye: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             inbound: AtomicUsize::new(0),
             outbound: AtomicUsize::new(0),
@@ -151,6 +154,8 @@ impl Shared {
     pub(crate) fn close(&self, reason: LocalReason) {
         if self.connection.close_reason().is_none() {
             let code = reason.code();
+            let sent = self.connection.stats().udp_tx.datagrams;
+            self.sent_before_goodbye.store(sent, Ordering::Relaxed);
             self.closed.get_or_init(|| CloseReason::Local(reason));
             self.connection.close(code.into(), b"");
         }
@@ -185,11 +190,13 @@ impl Shared {
     /// Waits until the goodbye has been handed to the socket, if there is one to say.
     pub(crate) async fn terminated(&self) {
         self.connection.closed().await;
+        if self.closed.get().is_none() {
+            return;
+        }
+        let before = self.sent_before_goodbye.load(Ordering::Relaxed);
         let said = async {
-            while self.closed.get().is_some()
-                && self.connection.stats().frame_tx.connection_close == 0
-            {
-                // quinn tells nobody; its task runs within this time.
+            // A closed connection sends nothing else. quinn tells nobody; its task is about to run.
+            while self.connection.stats().udp_tx.datagrams == before {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
