@@ -70,6 +70,14 @@ pub(crate) enum Command {
             sleep 60 | barewire bench connections /ip4/127.0.0.1/tcp/4001 --count 1000"
     )]
     Bench(BenchArgs),
+    /// Play the part an interop harness asks for in the environment.
+    #[command(
+        after_help = "Reads IS_DIALER, REDIS_ADDR, TEST_KEY, TRANSPORT (tcp, ws, quic-v1), SECURE_CHANNEL, MUXER and LISTENER_IP,\n\
+            for a perf test also UPLOAD_BYTES, DOWNLOAD_BYTES and …_ITERATIONS; or the older lower-case names.\n\n\
+            Example:\n  IS_DIALER=false REDIS_ADDR=127.0.0.1:6379 TEST_KEY=a5b50d5e TRANSPORT=ws SECURE_CHANNEL=noise \\\n    \
+            MUXER=yamux LISTENER_IP=0.0.0.0 barewire interop"
+    )]
+    Interop,
 }
 
 #[derive(Debug, ClapArgs)]

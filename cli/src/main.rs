@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod failure;
+mod interop;
 mod limits;
 mod listen;
 mod output;
@@ -92,6 +93,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             limits::limits(&args);
             Ok(())
         }
+        Command::Interop => interop::run().await,
         Command::Bench(args) => bench::run(args.what).await,
     }
 }

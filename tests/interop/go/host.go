@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
@@ -41,7 +42,16 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
 		libp2p.Transport(websocket.New),
-		libp2p.Transport(libp2pquic.NewTransport),
+	}
+	if opts.psk == "" {
+		hostOpts = append(hostOpts, libp2p.Transport(libp2pquic.NewTransport))
+	} else {
+		// go-libp2p builds no QUIC in a private network.
+		psk, err := loadPSK(opts.psk)
+		if err != nil {
+			return nil, err
+		}
+		hostOpts = append(hostOpts, libp2p.PrivateNetwork(psk))
 	}
 	switch {
 	case opts.security == "tls":
@@ -76,6 +86,15 @@ func loadKey(path string) (crypto.PrivKey, error) {
 		return nil, err
 	}
 	return crypto.UnmarshalPrivateKey(raw)
+}
+
+func loadPSK(path string) (pnet.PSK, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return pnet.DecodeV1PSK(file)
 }
 
 var stdout sync.Mutex

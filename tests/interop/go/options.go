@@ -29,6 +29,7 @@ type options struct {
 	echoProtocols stringList
 	key           string
 	security      string
+	psk           string
 	noEarlyMuxer  bool
 	timeout       time.Duration
 	count         int
@@ -50,6 +51,7 @@ func parseOptions(args []string) (*options, error) {
 	set.Var(&opts.echoProtocols, "echo-protocol", "further protocol id to echo on")
 	set.StringVar(&opts.key, "key", "", "identity file in libp2p's protobuf form")
 	set.StringVar(&opts.security, "security", "noise", "noise or tls")
+	set.StringVar(&opts.psk, "psk", "", "key file of a private network")
 	set.StringVar(&muxer, "muxer", "yamux", "only yamux")
 	set.BoolVar(&opts.noEarlyMuxer, "no-early-muxer", false, "negotiate the muxer by multistream only")
 	set.Var(&timeout, "timeout", "deadline of the whole command")

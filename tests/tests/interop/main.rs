@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod carriers;
 mod own;
 mod they_dial;
 mod we_dial;
@@ -153,6 +154,9 @@ async fn run(mut tally: Tally) -> Tally {
         }
         if let Err(cause) = they_dial::cells(&mut tally, &pair).await {
             tally.failed.push(format!("{stack} they-dial: {cause}"));
+        }
+        if let Err(cause) = carriers::cells(&mut tally, &pair).await {
+            tally.failed.push(format!("{stack} carriers: {cause}"));
         }
     }
     tally

@@ -1,0 +1,433 @@
+//! `barewire interop`: the contract of the public libp2p interop harnesses. Everything comes in the
+//! environment, both ends meet through Redis, results go to stdout as YAML.
+//!
+//! Three dialects are spoken: the transport test and the perf test of the unified-testing
+//! repository, and the older one with lower-case names, whose result is JSON.
+
+use std::{
+    env, fmt,
+    net::{IpAddr, ToSocketAddrs, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use barewire_base::Multiaddr;
+use barewire_node::{
+    Router,
+    protocols::{perf, ping},
+};
+use clap::Parser;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    args::{Args, Command, NodeArgs},
+    failure::Failure,
+    listen::endpoint,
+};
+
+/// What the harnesses give a test.
+const TIMEOUT: Duration = Duration::from_secs(180);
+/// Time between two looks at Redis.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What the environment asks for.
+struct Plan {
+    dialer: bool,
+    /// The older dialect.
+    legacy: bool,
+    transport: String,
+    /// Options of the node, by the names of the command line.
+    node: NodeArgs,
+    ip: IpAddr,
+    redis: String,
+    /// The Redis key with the listener's address.
+    key: String,
+    timeout: Duration,
+    perf: Option<Perf>,
+}
+
+/// What the perf test asks for.
+struct Perf {
+    upload_bytes: u64,
+    download_bytes: u64,
+    upload_iterations: u64,
+    download_iterations: u64,
+    latency_iterations: u64,
+}
+
+/// A variable, if it is set to something; the harness writes `null` for nothing.
+fn var(name: &str) -> Option<String> {
+    env::var(name)
+        .ok()
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty() && value != "null")
+}
+
+fn required(name: &str) -> Result<String, Failure> {
+    var(name).ok_or_else(|| {
+        format!(
+            "{name} is not set; barewire interop is started by an interop harness, which sets it"
+        )
+        .into()
+    })
+}
+
+fn number(name: &str, default: u64) -> Result<u64, Failure> {
+    match var(name) {
+        None => Ok(default),
+        Some(value) => value
+            .parse()
+            .map_err(|_| format!("{name} is `{value}`, which is not a number").into()),
+    }
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, Failure> {
+    value
+        .parse()
+        .map_err(|_| format!("{name} is `{value}`; use true or false").into())
+}
+
+impl Plan {
+    fn read() -> Result<Self, Failure> {
+        let legacy = var("IS_DIALER").is_none() && var("is_dialer").is_some();
+        let name = |new: &'static str, old: &'static str| if legacy { old } else { new };
+        let is_dialer = name("IS_DIALER", "is_dialer");
+        let transport = required(name("TRANSPORT", "transport"))?;
+        let security = var(name("SECURE_CHANNEL", "security"));
+        let muxer = var(name("MUXER", "muxer"));
+        // QUIC brings both with it.
+        let standalone = transport == "quic-v1";
+        if let Some(muxer) = muxer.filter(|muxer| muxer != "yamux" && !standalone) {
+            return Err(format!("the muxer {muxer} is not spoken; yamux is").into());
+        }
+        let ip = var(name("LISTENER_IP", "ip")).unwrap_or_else(|| "0.0.0.0".into());
+        Ok(Self {
+            dialer: boolean(is_dialer, &required(is_dialer)?)?,
+            legacy,
+            node: node_args(security.filter(|_| !standalone).as_deref())?,
+            transport,
+            ip: ip
+                .parse()
+                .map_err(|_| format!("the address to listen on, `{ip}`, is no IP address"))?,
+            redis: match legacy {
+                true => var("redis_addr").unwrap_or_else(|| "redis:6379".into()),
+                false => required("REDIS_ADDR")?,
+            },
+            key: match legacy {
+                true => "listenerAddr".into(),
+                false => format!("{}_listener_multiaddr", required("TEST_KEY")?),
+            },
+            timeout: match legacy {
+                true => Duration::from_secs(number("test_timeout_seconds", TIMEOUT.as_secs())?),
+                false => TIMEOUT,
+            },
+            perf: Perf::read()?,
+        })
+    }
+
+    fn listen_addr(&self) -> Result<Multiaddr, Failure> {
+        let family = if self.ip.is_ipv4() { "ip4" } else { "ip6" };
+        let rest = match self.transport.as_str() {
+            "tcp" => "tcp/0",
+            "ws" => "tcp/0/ws",
+            "quic-v1" => "udp/0/quic-v1",
+            other => {
+                return Err(format!(
+                    "the transport {other} is not spoken; tcp, ws and quic-v1 are"
+                )
+                .into());
+            }
+        };
+        Ok(format!("/{family}/{}/{rest}", self.ip).parse()?)
+    }
+}
+
+impl Perf {
+    /// `None` when this is no perf test.
+    fn read() -> Result<Option<Self>, Failure> {
+        let names = [
+            "UPLOAD_BYTES",
+            "DOWNLOAD_BYTES",
+            "UPLOAD_ITERATIONS",
+            "DOWNLOAD_ITERATIONS",
+            "LATENCY_ITERATIONS",
+        ];
+        // Also when they are set to `null`.
+        if names.iter().all(|name| env::var_os(name).is_none()) {
+            return Ok(None);
+        }
+        let [upload, download, uploads, downloads, latencies] = names;
+        Ok(Some(Self {
+            upload_bytes: number(upload, 1 << 30)?,
+            download_bytes: number(download, 1 << 30)?,
+            upload_iterations: number(uploads, 10)?,
+            download_iterations: number(downloads, 10)?,
+            latency_iterations: number(latencies, 100)?,
+        }))
+    }
+}
+
+/// The options of a node as the command line would have them.
+fn node_args(security: Option<&str>) -> Result<NodeArgs, Failure> {
+    let mut line = vec!["barewire", "listen"];
+    if let Some(security) = security {
+        line.extend(["--security", security]);
+    }
+    match Args::try_parse_from(line) {
+        Ok(Args {
+            command: Command::Listen(args),
+        }) => Ok(args.node),
+        _ => Err(format!(
+            "the secure channel {} is not spoken",
+            security.unwrap_or_default()
+        )
+        .into()),
+    }
+}
+
+/// Plays the part the environment names.
+pub(crate) async fn run() -> Result<(), Failure> {
+    let plan = Plan::read()?;
+    if plan.dialer {
+        dial(&plan).await
+    } else {
+        serve(&plan).await
+    }
+}
+
+async fn serve(plan: &Plan) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let endpoint = endpoint(&plan.node).await?;
+    let router = Router::builder(endpoint.clone())
+        .accept(perf::PROTOCOL, perf::Perf)
+        .spawn()?;
+    let bound = endpoint.listen(plan.listen_addr()?).await?;
+    // The dialer comes over the network on which this side reaches Redis.
+    let reached = match plan.ip.is_unspecified() {
+        true => bound.with_ip(own_ip(&plan.redis)?).unwrap_or(bound),
+        false => bound,
+    };
+    let addr = reached.with_peer(endpoint.peer_id())?.to_string();
+    let command = if plan.legacy { "RPUSH" } else { "SET" };
+    let (key, value) = (plan.key.clone(), addr.clone());
+    with_redis(plan, move |redis| {
+        redis::cmd(command).arg(&key).arg(&value).exec(redis)
+    })
+    .await?;
+    eprintln!("listening on {addr}");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    router.shutdown(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+async fn dial(plan: &Plan) -> Result<(), Failure> {
+    let addr = listener_addr(plan).await?;
+    eprintln!("dialling {addr}");
+    let endpoint = endpoint(&plan.node).await?;
+    let begun = Instant::now();
+    let measured = async {
+        let connection = endpoint.dial(addr.parse()?).await?;
+        ping::ping(&connection, plan.timeout).await?;
+        let handshake_and_ping = begun.elapsed();
+        if let Some(perf) = &plan.perf {
+            return measure(perf, &connection, plan.timeout).await;
+        }
+        let ping = ping::ping(&connection, plan.timeout).await?;
+        let (handshake, ping) = (millis(handshake_and_ping), millis(ping));
+        Ok(if plan.legacy {
+            json!({"handshakePlusOneRTTMillis": handshake, "pingRTTMilllis": ping}).to_string()
+        } else {
+            format!(
+                "latency:\n  handshake_plus_one_rtt: {handshake:.3}\n  ping_rtt: {ping:.3}\n  unit: ms"
+            )
+        })
+    };
+    let result = tokio::time::timeout(plan.timeout, measured)
+        .await
+        .map_err(|_| Failure::from("the test took too long"))??;
+    println!("{result}");
+    endpoint.shutdown(Duration::from_secs(1)).await;
+    Ok(())
+}
+
+async fn measure(
+    perf: &Perf,
+    connection: &barewire_node::Connection,
+    timeout: Duration,
+) -> Result<String, Failure> {
+    let gbps = |bytes: u64, time: Duration| bytes as f64 * 8.0 / 1e9 / time.as_secs_f64();
+    let mut uploads = Vec::new();
+    for _ in 0..perf.upload_iterations {
+        let report = perf::measure(connection, perf.upload_bytes, 0, |_| {}).await?;
+        uploads.push(gbps(report.upload_bytes, report.upload));
+    }
+    let mut downloads = Vec::new();
+    for _ in 0..perf.download_iterations {
+        let report = perf::measure(connection, 0, perf.download_bytes, |_| {}).await?;
+        downloads.push(gbps(report.download_bytes, report.download));
+    }
+    let mut latencies = Vec::new();
+    for _ in 0..perf.latency_iterations {
+        latencies.push(millis(ping::ping(connection, timeout).await?));
+    }
+    Ok(format!(
+        "{}{}{}",
+        Summary::new("upload", "Gbps", uploads),
+        Summary::new("download", "Gbps", downloads),
+        Summary::new("latency", "ms", latencies)
+    ))
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The listener's address, once it is there.
+async fn listener_addr(plan: &Plan) -> Result<String, Failure> {
+    let begun = Instant::now();
+    loop {
+        let (key, legacy) = (plan.key.clone(), plan.legacy);
+        let found: Option<String> = with_redis(plan, move |redis| match legacy {
+            // Others may wait for it too, so it stays in the list.
+            true => redis::cmd("LINDEX").arg(&key).arg(0).query(redis),
+            false => redis::cmd("GET").arg(&key).query(redis),
+        })
+        .await?;
+        match found {
+            Some(addr) => return Ok(addr),
+            None if begun.elapsed() > plan.timeout => {
+                return Err("the listener did not announce itself in Redis in time".into());
+            }
+            None => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// Runs one command, waiting for a Redis that is still starting.
+async fn with_redis<T: Send + 'static>(
+    plan: &Plan,
+    command: impl Fn(&mut redis::Connection) -> redis::RedisResult<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let url = format!("redis://{}/", plan.redis);
+    let (addr, patience) = (plan.redis.clone(), plan.timeout);
+    let run = move || {
+        let begun = Instant::now();
+        loop {
+            let result = redis::Client::open(url.as_str())
+                .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(5)))
+                .and_then(|mut connection| command(&mut connection));
+            match result {
+                Ok(value) => return Ok(value),
+                Err(error) if error.is_io_error() && begun.elapsed() < patience => {
+                    std::thread::sleep(POLL);
+                }
+                Err(error) => return Err(format!("Redis at {addr}: {error}")),
+            }
+        }
+    };
+    Ok(tokio::task::spawn_blocking(run).await??)
+}
+
+/// The address this machine has on the way to `to`.
+fn own_ip(to: &str) -> Result<IpAddr, Failure> {
+    let to = to
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| format!("{to} has no address"))?;
+    let any: IpAddr = match to.is_ipv4() {
+        true => [0; 4].into(),
+        false => [0; 16].into(),
+    };
+    // Connecting a UDP socket sends nothing; it only looks the route up.
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// Samples as the harness wants them: quartiles, and outliers beyond 1.5 times their distance.
+struct Summary {
+    name: &'static str,
+    unit: &'static str,
+    samples: Vec<f64>,
+}
+
+impl Summary {
+    fn new(name: &'static str, unit: &'static str, samples: Vec<f64>) -> Self {
+        Self {
+            name,
+            unit,
+            samples,
+        }
+    }
+}
+
+/// The value below which the share `q` of sorted values lies, interpolated.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let at = q * sorted.len().saturating_sub(1) as f64;
+    let (low, high) = (at.floor() as usize, at.ceil() as usize);
+    match (sorted.get(low), sorted.get(high)) {
+        (Some(a), Some(b)) => a + (b - a) * at.fract(),
+        _ => 0.0,
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let [q1, median, q3] = [0.25, 0.5, 0.75].map(|q| quantile(&sorted, q));
+        let reach = 1.5 * (q3 - q1);
+        let inside = q1 - reach..=q3 + reach;
+        let (kept, outliers): (Vec<f64>, Vec<f64>) =
+            sorted.iter().partition(|value| inside.contains(value));
+        let list = |values: &[f64]| {
+            let texts: Vec<_> = values.iter().map(|value| format!("{value:.3}")).collect();
+            format!("[{}]", texts.join(", "))
+        };
+        writeln!(f, "{}:", self.name)?;
+        writeln!(f, "  iterations: {}", sorted.len())?;
+        for (name, value) in [
+            ("min", kept.first().copied().unwrap_or(0.0)),
+            ("q1", q1),
+            ("median", median),
+            ("q3", q3),
+            ("max", kept.last().copied().unwrap_or(0.0)),
+        ] {
+            writeln!(f, "  {name}: {value:.3}")?;
+        }
+        writeln!(f, "  outliers: {}", list(&outliers))?;
+        writeln!(f, "  samples: {}", list(&self.samples))?;
+        writeln!(f, "  unit: {}", self.unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_name_their_outliers() {
+        let text = Summary::new("latency", "ms", vec![3.0, 1.0, 2.0, 4.0, 100.0]).to_string();
+        assert_eq!(
+            text,
+            "latency:\n  iterations: 5\n  min: 1.000\n  q1: 2.000\n  median: 3.000\n  q3: 4.000\n  max: 4.000\n  \
+             outliers: [100.000]\n  samples: [3.000, 1.000, 2.000, 4.000, 100.000]\n  unit: ms\n"
+        );
+        assert!(
+            Summary::new("upload", "Gbps", Vec::new())
+                .to_string()
+                .contains("iterations: 0")
+        );
+    }
+
+    #[test]
+    fn secure_channels_are_those_of_the_command_line() {
+        assert!(node_args(Some("noise")).is_ok());
+        assert!(node_args(None).is_ok());
+        assert!(node_args(Some("plaintext")).is_err());
+    }
+}
