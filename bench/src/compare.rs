@@ -31,9 +31,31 @@ pub struct Options {
     /// Only these groups.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Group>,
+    /// What carries the connections; the limits stay those of TCP.
+    #[arg(long, value_enum, default_value = "tcp")]
+    over: Over,
     /// Print one JSON object instead of the tables.
     #[arg(long)]
     json: bool,
+}
+
+/// A transport under comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Over {
+    /// Plain TCP.
+    #[default]
+    Tcp,
+    /// WebSocket over TCP.
+    Ws,
+}
+
+impl Over {
+    fn listen(self) -> &'static str {
+        match self {
+            Self::Tcp => "/ip4/127.0.0.1/tcp/0",
+            Self::Ws => "/ip4/127.0.0.1/tcp/0/ws",
+        }
+    }
 }
 
 /// Measurements that belong together.
@@ -77,7 +99,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .collect();
     let mut bench = Bench {
         programs,
-        samples: Samples::default(),
+        samples: Samples::over(options.over),
+        over: options.over,
         round: 0,
     };
     for round in 0..options.rounds {
@@ -104,6 +127,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 struct Bench {
     programs: Vec<Program>,
     samples: Samples,
+    over: Over,
     round: usize,
 }
 
@@ -133,7 +157,7 @@ impl Bench {
     }
 
     async fn perf(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = listen(program, &[], None).await?;
+        let listener = listen(self.over, program, &[], None).await?;
         let up = perf(program, &listener, "1GiB", "0").await?;
         let down = perf(program, &listener, "0", "1GiB").await?;
         listener.stop().await?;
@@ -166,7 +190,7 @@ impl Bench {
     }
 
     async fn ping(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = listen(program, &[], Some(LISTENER_CPU)).await?;
+        let listener = listen(self.over, program, &[], Some(LISTENER_CPU)).await?;
         let args = ["ping", &listener.addr, "--count", "10000", "--json"];
         let run = client(program.command(&args, Some(DIALLER_CPU)), "ping", &listener).await?;
         listener.stop().await?;
@@ -194,7 +218,7 @@ impl Bench {
             (Metric::HandshakesSerial, "600", "1"),
             (Metric::Handshakes16, "3000", "16"),
         ] {
-            let listener = listen(program, lean, None).await?;
+            let listener = listen(self.over, program, lean, None).await?;
             let args = [
                 "bench",
                 "handshakes",
@@ -214,7 +238,7 @@ impl Bench {
     }
 
     async fn streams(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = listen(program, &[], None).await?;
+        let listener = listen(self.over, program, &[], None).await?;
         let args = [
             "bench",
             "streams",
@@ -234,7 +258,8 @@ impl Bench {
     }
 
     async fn connections(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = Listener::start(program.command_with_descriptors(&LISTEN)).await?;
+        let listener =
+            Listener::start(program.command_with_descriptors(&listen_args(self.over))).await?;
         let count = HELD.to_string();
         let args = [
             "bench",
@@ -257,7 +282,7 @@ impl Bench {
         if program.stack != Stack::Barewire && self.round > 0 {
             return Ok(());
         }
-        let listener = listen(program, &[], None).await?;
+        let listener = listen(self.over, program, &[], None).await?;
         let up = perf(program, &listener, "4GiB", "0").await?;
         let down = perf(program, &listener, "0", "4GiB").await?;
         listener.stop().await?;
@@ -277,7 +302,7 @@ impl Bench {
         sender: &Program,
         receiver: &Program,
     ) -> Result<(), Failure> {
-        let listener = listen(receiver, &[], None).await?;
+        let listener = listen(self.over, receiver, &[], None).await?;
         let port = port_of(&listener.addr)?;
         let relay =
             Listener::start(own(&["relay", "--to", &format!("127.0.0.1:{port}")], None)?).await?;
@@ -336,14 +361,17 @@ impl Bench {
     }
 }
 
-const LISTEN: [&str; 4] = ["listen", "--listen", "/ip4/127.0.0.1/tcp/0", "--json"];
+fn listen_args(over: Over) -> [&'static str; 4] {
+    ["listen", "--listen", over.listen(), "--json"]
+}
 
 async fn listen(
+    over: Over,
     program: &Program,
     more: &[&str],
     processor: Option<usize>,
 ) -> Result<Listener, Failure> {
-    Listener::start(program.command(&[&LISTEN, more].concat(), processor)).await
+    Listener::start(program.command(&[&listen_args(over), more].concat(), processor)).await
 }
 
 async fn perf(

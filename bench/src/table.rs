@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::stacks::Stack;
+use crate::{compare::Over, stacks::Stack};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,9 +54,15 @@ impl Metric {
 
 /// All samples, by metric and by who gave them.
 #[derive(Debug, Default)]
-pub struct Samples(BTreeMap<(Metric, String), Vec<f64>>);
+pub struct Samples(BTreeMap<(Metric, String), Vec<f64>>, Over);
 
 impl Samples {
+    /// None yet, of connections over the named transport.
+    #[must_use]
+    pub fn over(over: Over) -> Self {
+        Self(BTreeMap::new(), over)
+    }
+
     /// Adds one.
     pub fn add(&mut self, metric: Metric, who: impl ToString, value: f64) {
         self.0
@@ -91,6 +97,33 @@ impl Samples {
             Row::ratio(what, Bound::AtLeast(target), own(metric), highest(metric))
         };
         let go = self.median(M::Rtt60, Stack::Go);
+        if self.1 == Over::Ws {
+            return [
+                to_best("ws perf up / best peer", 1.4, M::PerfUp),
+                to_best("ws perf down / best peer", 1.4, M::PerfDown),
+                Row::ratio(
+                    "ws ping p50 / best peer",
+                    Bound::AtMost(1.0),
+                    own(M::Ping),
+                    lowest(M::Ping),
+                ),
+                to_best(
+                    "ws handshakes, serial / best peer",
+                    2.0,
+                    M::HandshakesSerial,
+                ),
+                to_best("ws echo streams / best peer", 1.5, M::Streams16),
+                Row::ratio(
+                    "ws memory per held connection / best peer",
+                    Bound::AtMost(0.6),
+                    own(M::HeldKib),
+                    lowest(M::HeldKib),
+                ),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+        }
         [
             to_best("perf up / best peer", 1.5, M::PerfUp),
             to_best("perf down / best peer", 1.5, M::PerfDown),

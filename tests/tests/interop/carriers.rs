@@ -102,7 +102,8 @@ pub(crate) async fn cells(tally: &mut Tally, pair: &Pair) -> Result<(), Failure>
     for (direction, ends) in Ends::both(pair) {
         for (name, addr) in [("tcp", TCP), ("ws", WS)] {
             let what = format!("private network, {name}");
-            let work = ends.work(addr, &["--psk", &key]);
+            let member = ["--psk", key.as_str()];
+            let work = ends.work(addr, &member);
             tally.cell(pair, direction, &what, work).await;
             let what = format!("other private network, {name}");
             let refused = refused(&ends, addr, &key, &other);
