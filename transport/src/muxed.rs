@@ -195,9 +195,7 @@ impl MuxedStream {
     pub(crate) fn reset(&self, code: u32) {
         let mut state = self.state();
         if let Some(stream) = state.streams.get_mut(&self.id) {
-            if std::mem::replace(&mut stream.write_closed, true) {
-                return;
-            }
+            stream.write_closed = true;
             stream.prefix = None;
         }
         state.mux.reset(self.id, code);

@@ -227,6 +227,13 @@ impl Stream {
         written.map_err(|error| error.of_proposal(&self.protocol))
     }
 
+    /// Waits until a write would take bytes at once. What a protocol reads only then is never held
+    /// between the two queues of the stream, where no memory budget counts it. Cancel safe.
+    pub async fn writable(&mut self) -> Result<(), StreamError> {
+        let writable = self.write.writable().await;
+        writable.map_err(|error| error.of_proposal(&self.protocol))
+    }
+
     /// What this stream still owes of its negotiation. A handler may take long before it reads or
     /// writes, and the remote should not wait for that.
     #[must_use]
@@ -276,14 +283,22 @@ impl ReadHalf {
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        // A window of frames of one byte is a quarter of a million chunks: without this, a reader that
+        // takes them all would keep every other task of its thread waiting.
+        let turn = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         if self.dialer.is_some() {
             ready!(self.poll_negotiate(cx))?;
         }
-        if !self.rest.is_empty() {
+        let chunk = if self.rest.is_empty() {
+            self.poll_raw(cx, max)
+        } else {
             let n = self.rest.len().min(max);
-            return Poll::Ready(Ok(Some(self.rest.split_to(n))));
+            Poll::Ready(Ok(Some(self.rest.split_to(n))))
+        };
+        if chunk.is_ready() {
+            turn.made_progress();
         }
-        self.poll_raw(cx, max)
+        chunk
     }
 
     /// Reads the answer to the proposals; `Some` when this call ended the negotiation.
@@ -375,6 +390,11 @@ impl WriteHalf {
     pub async fn write_chunk(&mut self, data: Bytes) -> Result<(), StreamError> {
         let mut data = Some(data);
         std::future::poll_fn(|cx| self.poll_write_chunk(cx, &mut data, false)).await
+    }
+
+    /// Waits until a write would take bytes at once. Cancel safe.
+    pub async fn writable(&mut self) -> Result<(), StreamError> {
+        std::future::poll_fn(|cx| each!(&self.raw, stream => stream.poll_room(cx))).await
     }
 
     /// Queues `data` and the end of this direction together, which saves a frame. Cancel safe.

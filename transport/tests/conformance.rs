@@ -8,7 +8,13 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use barewire_transport::{CloseReason, InlineHandler, LocalReason, StreamError};
 use bytes::Bytes;
@@ -37,6 +43,7 @@ over_both! {
     echoes_bulk_through_a_narrow_pipe_without_loss,
     a_refused_protocol_shows_at_the_first_read,
     a_refusal_is_not_overtaken_by_what_was_sent_behind_the_proposal,
+    a_reader_of_tiny_chunks_lets_others_run,
     negotiates_the_second_proposal,
     a_reset_carries_its_code,
     close_reaches_the_other_side_and_its_streams,
@@ -140,6 +147,35 @@ async fn a_refusal_is_not_overtaken_by_what_was_sent_behind_the_proposal(over: O
     let mut stream = client.open_stream(ECHO).await.unwrap();
     stream.write_last(Bytes::from_static(b"x")).await.unwrap();
     assert_eq!(&stream.read_chunk(10).await.unwrap().unwrap()[..], b"x");
+}
+
+/// Whoever reads without end leaves room for others on its thread.
+async fn a_reader_of_tiny_chunks_lets_others_run(over: Over) {
+    const CHUNKS: usize = 100_000;
+    let ((client, _keep), (_server, mut streams)) = pair(over, 1 << 20).await;
+    let mut stream = client.open_stream(ECHO).await.unwrap();
+    stream.write_chunk(Bytes::from_static(b"x")).await.unwrap();
+    let inbound = streams.accept().await.unwrap();
+    let negotiated = inbound.negotiate(|id| (id == ECHO).then(|| ECHO.into()));
+    let mut accepted = negotiated.await.unwrap();
+    accepted.write_chunk(vec![7; CHUNKS].into()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let turns = Arc::new(AtomicUsize::new(0));
+    let other = {
+        let turns = Arc::clone(&turns);
+        tokio::spawn(async move {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    for _ in 0..CHUNKS {
+        assert_eq!(stream.read_chunk(1).await.unwrap().unwrap().len(), 1);
+    }
+    other.abort();
+    let turns = turns.load(Ordering::Relaxed);
+    assert!(turns >= CHUNKS / 1_000, "{turns} turns of another task");
 }
 
 async fn negotiates_the_second_proposal(over: Over) {

@@ -11,7 +11,9 @@ mod common;
 use std::time::Duration;
 
 use barewire_security::tls::{self, CertificateError};
-use barewire_transport::{ConnectError, UpgradeError, upgrade_inbound, upgrade_outbound};
+use barewire_transport::{
+    ConnectError, StreamError, UpgradeError, upgrade_inbound, upgrade_outbound,
+};
 use bytes::Bytes;
 use common::{ECHO, Over, config, dial_quic, pair};
 use tokio::io::AsyncWriteExt;
@@ -105,4 +107,18 @@ async fn a_remote_that_reads_nothing_is_cut_off() {
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert_eq!(client.close_reason(), None);
     drop(held);
+}
+
+/// Also when this side has ended its direction already: the other one is still open.
+#[tokio::test]
+async fn a_finished_stream_can_be_reset() {
+    let ((client, _keep), (_server, mut streams)) = pair(Over::Yamux, 4096).await;
+    let mut stream = client.open_stream(ECHO).await.unwrap();
+    stream.write_chunk(Bytes::from_static(b"x")).await.unwrap();
+    let inbound = streams.accept().await.unwrap();
+    let negotiated = inbound.negotiate(|id| (id == ECHO).then(|| ECHO.into()));
+    let mut accepted = negotiated.await.unwrap();
+    accepted.finish().unwrap();
+    accepted.reset(0x1004);
+    assert_eq!(stream.read_chunk(10).await, Err(StreamError::Reset(0x1004)));
 }

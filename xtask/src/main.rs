@@ -124,6 +124,13 @@ fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
             &rounds.to_string(),
         ])
     })?;
+    step("varints, 10^8 executions", || {
+        tools.fuzz_with(
+            6 * 3600,
+            &["varint_and_frames"],
+            "-runs=100000000 -max_len=32",
+        )
+    })?;
     step("long fuzzing", || tools.fuzz(fuzz_seconds))
 }
 
@@ -201,6 +208,11 @@ impl Tools {
     }
 
     fn fuzz(&self, seconds: u64) -> Result<()> {
+        self.fuzz_with(seconds, &[], "")
+    }
+
+    /// Fuzzes `targets`, all if there are none, with further arguments of libFuzzer.
+    fn fuzz_with(&self, seconds: u64, targets: &[&str], args: &str) -> Result<()> {
         let nightly = succeeds(Command::new("cargo").args(["+nightly", "--version"]));
         if !nightly {
             run(Command::new("rustup").args([
@@ -214,6 +226,8 @@ impl Tools {
         run(Command::new("bash")
             .arg("fuzz/run.sh")
             .arg(seconds.to_string())
+            .args(targets)
+            .env("FUZZ_ARGS", args)
             .env("PATH", self.path()?)
             // Cargo tells its children which toolchain runs; the fuzzer needs nightly.
             .env_remove("RUSTUP_TOOLCHAIN")

@@ -27,6 +27,8 @@ impl StreamMuxer for Session {
         }
         self.next_id += 2;
         self.insert(Stream::new(id, false));
+        // Ours are counted, but not refused for want of memory: the owner asked for it.
+        self.memory.open();
         self.counts.outbound += 1;
         self.unacked += 1;
         Ok(StreamId(id))

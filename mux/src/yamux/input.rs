@@ -327,6 +327,11 @@ impl Session {
             Self::queue_event(&mut self.events, key.slot, stream);
             Self::queue_control(&mut self.control, key.slot, stream);
         }
+        if !self.memory.open() {
+            self.reset_and_tell(key, RESET_RESOURCE_LIMIT);
+            self.limits_hit.refused += 1;
+            return Ok(None);
+        }
         Ok(Some(key))
     }
 

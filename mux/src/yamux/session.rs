@@ -203,6 +203,7 @@ impl Session {
         self.memory.release(unread);
         self.memory.sent(stream.send.len());
         self.memory.ungrow(stream.grown());
+        self.memory.forget();
         self.ids.remove(&key.id);
         self.free.push(key.slot);
         if self.recent.id == key.id {

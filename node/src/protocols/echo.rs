@@ -12,7 +12,7 @@ pub const PROTOCOL: &str = "/barewire/echo/1.0.0";
 /// Answers echo streams. May be registered under any protocol id.
 ///
 /// Chunks go back as they came, without a copy. A client that does not read is not read from:
-/// the next chunk is taken when the one before is queued.
+/// the next chunk is taken when there is room to queue it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Echo;
 
@@ -26,10 +26,14 @@ impl ProtocolHandler for Echo {
 }
 
 async fn serve(stream: &mut Stream) -> Result<(), StreamError> {
-    while let Some(chunk) = stream.read_chunk(usize::MAX).await? {
-        stream.write_chunk(chunk).await?;
+    loop {
+        // What is taken before there is room for it would be held here, outside of every budget.
+        stream.writable().await?;
+        match stream.read_chunk(usize::MAX).await? {
+            Some(chunk) => stream.write_chunk(chunk).await?,
+            None => return stream.finish(),
+        }
     }
-    stream.finish()
 }
 
 /// Why an echo did not succeed.

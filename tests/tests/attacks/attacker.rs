@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,60 +11,68 @@ use barewire_base::{Keypair, multistream};
 use barewire_security::{Opened, Opener, Sealer, noise};
 use bytes::{Buf, BytesMut};
 
+use crate::rig::Target;
+
 /// A secured connection without a muxer.
 pub(crate) struct Attacker {
     pub(crate) socket: TcpStream,
+    sink: bool,
     sealer: Sealer,
     opener: Opener,
     input: BytesMut,
 }
 
+/// How long a test waits for the victim at most.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Connects with deadlines that keep a test from hanging.
-pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect(addr).unwrap();
-    socket.set_nodelay(true).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    socket
-        .set_write_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    socket
+pub(crate) fn connect(target: Target) -> TcpStream {
+    crate::net::connect(target.socket, target.hold.unwrap_or(PATIENCE)).unwrap()
 }
 
 impl Attacker {
     /// Completes an honest handshake with early muxer selection.
-    pub(crate) fn secure(addr: SocketAddr) -> Self {
-        Self::secure_with(addr, vec!["/yamux/1.0.0".into()])
+    pub(crate) fn secure(target: Target) -> Self {
+        Self::secure_with(target, vec!["/yamux/1.0.0".into()])
     }
 
-    /// Completes an honest handshake that names `muxers`.
-    pub(crate) fn secure_with(addr: SocketAddr, muxers: Vec<Arc<str>>) -> Self {
-        let mut socket = connect(addr);
+    /// Completes an honest handshake that names `muxers`. A sink gets the same bytes, and the keys come from a
+    /// handshake with ourselves.
+    pub(crate) fn secure_with(target: Target, muxers: Vec<Arc<str>>) -> Self {
+        let mut socket = connect(target);
         let mut rng = rand::rng();
         let keypair = Keypair::generate(&mut rng);
         let config = Arc::new(noise::Config::new(&keypair, muxers, &mut rng).unwrap());
         let mut handshake = noise::Handshake::initiator(&config, None, &mut rng).unwrap();
+        let mut ourselves = target
+            .sink
+            .then(|| noise::Handshake::responder(&config, &mut rng).unwrap());
         let mut dialer = multistream::Dialer::optimistic("/noise".into());
         let mut output = BytesMut::new();
         dialer.poll_transmit(&mut output);
+        socket.write_all(&output).unwrap();
         let mut input = BytesMut::new();
         loop {
+            output.clear();
             handshake.poll_transmit(&mut output);
             socket.write_all(&output).unwrap();
-            output.clear();
             if handshake.is_finished() {
                 break;
             }
-            let mut chunk = [0; 4096];
-            let n = socket.read(&mut chunk).unwrap();
-            assert!(n > 0, "the victim ended the handshake");
-            input.extend_from_slice(&chunk[..n]);
-            if dialer.outcome().is_none() {
-                let consumed = dialer.handle_input(&input).unwrap();
-                input.advance(consumed);
+            if let Some(ourselves) = &mut ourselves {
+                ourselves.handle_input(&output).unwrap();
+                ourselves.poll_transmit(&mut input);
+            } else {
+                let mut chunk = [0; 4096];
+                let n = socket.read(&mut chunk).unwrap();
+                assert!(n > 0, "the victim ended the handshake");
+                input.extend_from_slice(&chunk[..n]);
+                if dialer.outcome().is_none() {
+                    let consumed = dialer.handle_input(&input).unwrap();
+                    input.advance(consumed);
+                }
             }
-            if dialer.outcome().is_some() {
+            if dialer.outcome().is_some() || target.sink {
                 let consumed = handshake.handle_input(&input).unwrap();
                 input.advance(consumed);
             }
@@ -72,6 +80,7 @@ impl Attacker {
         let (sealer, opener) = handshake.finish().unwrap().session.split();
         Self {
             socket,
+            sink: target.sink,
             sealer,
             opener,
             input,
@@ -98,8 +107,12 @@ impl Attacker {
         self.sealer.seal(std::iter::empty(), out).unwrap();
     }
 
-    /// The plaintext of the next record, or `None` when the victim has closed.
+    /// The plaintext of the next record, or `None` when the victim has closed or is silent for as long as the target is
+    /// held. A sink says nothing.
     pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
+        if self.sink {
+            return None;
+        }
         loop {
             match self.opener.open_in_place(&mut self.input).unwrap() {
                 Opened::Record {
@@ -115,7 +128,7 @@ impl Attacker {
                     match self.socket.read(&mut chunk) {
                         Ok(0) => return None,
                         Ok(n) => self.input.extend_from_slice(&chunk[..n]),
-                        Err(error) if closed(&error) => return None,
+                        Err(error) if closed(&error) || timed_out(&error) => return None,
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -134,6 +147,10 @@ impl Attacker {
     }
 }
 
+fn timed_out(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 fn closed(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
@@ -141,10 +158,20 @@ fn closed(error: &std::io::Error) -> bool {
     )
 }
 
-/// How long until the victim closes a raw socket, at most 60 s.
-pub(crate) fn until_closed(socket: &mut TcpStream, since: Instant) -> Option<Duration> {
+/// How long until the victim closes a raw socket, at most what the target is held for; `None` if it does not.
+pub(crate) fn until_closed(
+    socket: &mut TcpStream,
+    since: Instant,
+    target: Target,
+) -> Option<Duration> {
+    let patience = target.hold.unwrap_or(PATIENCE);
     let mut chunk = [0; 4096];
     loop {
+        // A timeout of 0 is none.
+        let left = patience
+            .checked_sub(since.elapsed())
+            .filter(|left| !left.is_zero())?;
+        socket.set_read_timeout(Some(left)).unwrap();
         match socket.read(&mut chunk) {
             Ok(0) => return Some(since.elapsed()),
             Ok(_) => {}

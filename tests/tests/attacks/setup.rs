@@ -1,283 +1,233 @@
-//! Attacks on connecting: silence, slowness, garbage in negotiation, announced lengths.
+//! Attacks on connecting: silence, garbage in negotiation, announced lengths.
 
 use std::{
     io::Write,
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use barewire_base::Keypair;
-use barewire_security::noise;
-use bytes::BytesMut;
-
 use crate::{
-    attacker::{Attacker, SYN, connect, data, propose, until_closed},
+    attacker::{Attacker, RST, SYN, connect, data, propose, until_closed},
     full,
-    victim::{Bystander, Victim, honest_endpoint},
+    net::{Side, at},
+    rig::{Rig, Target, honest_endpoint, run, window},
 };
 
+/// Opens connections and sends nothing. The victim drops the oldest; our ends stay open.
+fn silent(target: Target, count: u32, spread: Duration) -> Vec<TcpStream> {
+    let begun = Instant::now();
+    let mut held = Vec::new();
+    for number in 0..count {
+        held.extend(crate::net::connect(target.socket, Duration::from_secs(10)));
+        let due = begun + spread * number / count;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    held
+}
+
 /// Row 1: connections that send nothing.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_hold_few_slots() {
+#[test]
+fn silent_connections_hold_few_slots() {
     let (count, spread) = if full() {
         (5_000, Duration::from_secs(30))
     } else {
         (1_500, Duration::from_secs(6))
     };
-    let victim = Victim::start("silent");
-    let bystander = Bystander::start(&victim).await;
-    let base = victim.descriptors();
-    let addr = victim.socket;
-    let flood = std::thread::spawn(move || {
-        let mut held = Vec::with_capacity(count);
-        for _ in 0..count {
-            // The victim drops the oldest; our end stays open until the test ends.
-            held.extend(std::net::TcpStream::connect(addr));
-            std::thread::sleep(spread / count as u32);
+    let rig = Rig::start("row 1", "silent");
+    let base = rig.before().descriptors;
+    let over = AtomicBool::new(false);
+    let honest_dials = || {
+        run(async {
+            let (mut dialled, mut failed) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                let honest = honest_endpoint().await;
+                match honest.connect(rig.victim.addr.clone()).await {
+                    Ok(_) => dialled += 1,
+                    Err(_) => failed += 1,
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (dialled, failed)
+        })
+    };
+    let (held, peak, (dialled, failed)) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| rig.strike(|target| silent(target, count, spread)));
+        let honest = scope.spawn(|| at(Side::Honest, honest_dials));
+        let mut peak = 0;
+        while !flood.is_finished() {
+            peak = peak.max(rig.victim.descriptors().saturating_sub(base));
+            std::thread::sleep(Duration::from_millis(20));
         }
-        held
+        over.store(true, Ordering::Relaxed);
+        (flood.join().unwrap(), peak, honest.join().unwrap())
     });
-    let (mut peak, mut dialled, mut failed) = (0, 0, 0);
-    while !flood.is_finished() {
-        peak = peak.max(victim.descriptors() - base);
-        let honest = honest_endpoint().await;
-        match honest.connect(victim.addr.clone()).await {
-            Ok(_) => dialled += 1,
-            Err(_) => failed += 1,
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let held = flood.join().unwrap();
     let ended = Instant::now();
-    let mut after = victim.descriptors();
-    while after > base + 4 && ended.elapsed() < Duration::from_secs(12) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        after = victim.descriptors();
+    let mut after = rig.victim.descriptors();
+    while after > base + 1 && ended.elapsed() < Duration::from_secs(12) {
+        std::thread::sleep(Duration::from_millis(100));
+        after = rig.victim.descriptors();
     }
-    let back = ended.elapsed();
-    let (messages, p99) = bystander.finish().await;
     println!(
-        "row 1: {} silent connections: at most {peak} descriptors more, back after {back:.1?}; \
-         honest dials {dialled} of {}; bystander {messages} messages, 0 lost, p99 {p99:.1?}",
+        "row 1: {} silent connections: at most {peak} descriptors more, back after {:.1?}; honest dials {dialled} of {}",
         held.len(),
+        ended.elapsed(),
         dialled + failed
     );
     // 64 pending, the honest connection that is just up, and its predecessor that is closing.
     assert!(peak <= 64 + 8, "{peak} descriptors");
-    assert!(after <= base + 4, "{after} descriptors, {base} before");
+    assert!(after <= base + 1, "{after} descriptors, {base} before");
     assert!(
         failed * 100 <= dialled,
         "{failed} of {dialled} dials failed"
     );
     drop(held);
-    victim.stop();
+    let few = u32::try_from(u128::from(count) * window().as_millis() / spread.as_millis()).unwrap();
+    rig.standard(|target| silent(target, few, window()));
+    rig.finish(Some("pending_dropped"));
 }
 
-/// Row 2: a byte each two seconds, in each stage that a remote can stretch.
-#[test]
-fn slow_peers_are_cut_off_in_every_stage() {
-    let per_stage = if full() { 100 } else { 8 };
-    let victim = Victim::start("slow");
-    let stages: [(&str, Vec<u8>, Vec<u8>); 5] = [
-        ("multistream header", Vec::new(), propose("/noise")),
+/// Garbage in multistream-select, by name.
+fn garbage() -> [(&'static str, Vec<u8>); 8] {
+    let header = b"\x13/multistream/1.0.0\n".to_vec();
+    let after_header = |bytes: &[u8]| [&header[..], bytes].concat();
+    [
+        ("a line of 64 KiB", after_header(&[0x80, 0x80, 0x04])),
+        ("an empty line", after_header(&[0])),
+        ("no newline", after_header(b"\x07/noise!")),
+        ("not multistream", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("an endless varint", vec![0xff; 12]),
         (
-            "protocol line",
-            b"\x13/multistream/1.0.0\n".to_vec(),
-            b"\x07/noise\n".to_vec(),
+            "1,000 proposals",
+            after_header(&b"\x06/none\n".repeat(1_000)),
         ),
-        ("noise message 1", propose("/noise"), noise_message_1()),
-        // The frame of message 3 announces 200 bytes.
+        ("1,000 listings", after_header(&b"\x03ls\n".repeat(1_000))),
         (
-            "noise message 3",
-            [propose("/noise"), noise_message_1()].concat(),
-            [vec![0, 200], vec![9; 200]].concat(),
+            "simultaneous open over and over",
+            after_header(&b"\x1e/libp2p/simultaneous-connect\n\x0a".repeat(200)),
         ),
-        (
-            "oversized noise frame",
-            propose("/noise"),
-            [vec![0xff, 0xff], vec![9; 60]].concat(),
-        ),
-    ];
-    let mut threads = Vec::new();
-    for (name, quick, slow) in stages {
-        for _ in 0..per_stage {
-            let (quick, slow, addr) = (quick.clone(), slow.clone(), victim.socket);
-            threads.push((
-                name,
-                std::thread::spawn(move || {
-                    let begun = Instant::now();
-                    let mut socket = connect(addr);
-                    socket.write_all(&quick).unwrap();
-                    drip(socket, &slow, begun)
-                }),
-            ));
-        }
-    }
-    // The muxer stage begins only after a handshake that leaves the muxer open.
-    for _ in 0..per_stage {
-        let addr = victim.socket;
-        threads.push((
-            "muxer line",
-            std::thread::spawn(move || {
-                let begun = Instant::now();
-                let mut attacker = Attacker::secure_with(addr, Vec::new());
-                let sealed = attacker.seal(&propose("/yamux/1.0.0"));
-                drip(attacker.socket, &sealed, begun)
-            }),
-        ));
-    }
-    let mut worst: std::collections::BTreeMap<&str, Duration> = std::collections::BTreeMap::new();
-    for (name, thread) in threads {
-        let took = thread.join().unwrap().expect("not closed within a minute");
-        let entry = worst.entry(name).or_default();
-        *entry = took.max(*entry);
-    }
-    for (name, took) in &worst {
-        println!("row 2: {name}: {per_stage} connections, all closed after {took:.2?} at most");
-        assert!(*took < Duration::from_millis(10_900), "{name}: {took:?}");
-    }
-    victim.stop();
+    ]
 }
 
-/// Sends one byte each two seconds until the victim closes.
-fn drip(mut socket: std::net::TcpStream, bytes: &[u8], begun: Instant) -> Option<Duration> {
-    let mut reader = socket.try_clone().unwrap();
-    let closed = std::thread::spawn(move || until_closed(&mut reader, begun));
-    for byte in bytes {
-        if closed.is_finished() || socket.write_all(&[*byte]).is_err() {
-            break;
-        }
-        for _ in 0..40 {
-            if closed.is_finished() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+fn send_garbage(target: Target, bytes: &[u8]) -> Option<Duration> {
+    let mut socket = connect(target);
+    let begun = Instant::now();
+    // The victim may close before it has taken everything.
+    socket.write_all(bytes).ok();
+    if target.sink {
+        return None;
     }
-    closed.join().unwrap()
-}
-
-fn noise_message_1() -> Vec<u8> {
-    let mut rng = rand::rng();
-    let keypair = Keypair::generate(&mut rng);
-    let config = noise::Config::new(&keypair, Vec::new(), &mut rng).unwrap();
-    let mut handshake =
-        noise::Handshake::initiator(&std::sync::Arc::new(config), None, &mut rng).unwrap();
-    let mut message = BytesMut::new();
-    handshake.poll_transmit(&mut message);
-    message.to_vec()
+    until_closed(&mut socket, begun, target)
 }
 
 /// Row 3: garbage in multistream-select.
 #[test]
 fn negotiation_garbage_is_refused_at_once() {
-    let repeat = if full() { 100 } else { 10 };
-    let victim = Victim::start("garbage");
-    let header = b"\x13/multistream/1.0.0\n".to_vec();
-    let mut proposals = header.clone();
-    for _ in 0..1_000 {
-        proposals.extend_from_slice(b"\x06/none\n");
-    }
-    let mut listing = header.clone();
-    for _ in 0..1_000 {
-        listing.extend_from_slice(b"\x03ls\n");
-    }
-    let mut simultaneous = header.clone();
-    for _ in 0..200 {
-        simultaneous.extend_from_slice(b"\x1e/libp2p/simultaneous-connect\n\x0a");
-    }
-    let cases: [(&str, Vec<u8>); 8] = [
-        (
-            "a line of 64 KiB",
-            [header.clone(), vec![0x80, 0x80, 0x04]].concat(),
-        ),
-        ("an empty line", [header.clone(), vec![0]].concat()),
-        (
-            "no newline",
-            [header.clone(), b"\x07/noise!".to_vec()].concat(),
-        ),
-        ("not multistream", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
-        ("an endless varint", vec![0xff; 12]),
-        ("1,000 proposals", proposals),
-        ("1,000 listings", listing),
-        ("simultaneous open over and over", simultaneous),
-    ];
-    for (name, bytes) in cases {
-        let mut worst = Duration::ZERO;
-        for _ in 0..repeat {
-            let mut socket = connect(victim.socket);
-            let begun = Instant::now();
-            // The victim may close before it has taken everything.
-            socket.write_all(&bytes).ok();
-            worst = worst.max(until_closed(&mut socket, begun).expect("not closed"));
-        }
-        println!("row 3: {name}: {repeat} connections, all closed after {worst:.1?} at most");
+    let repeat = if full() { 125 } else { 10 };
+    let rig = Rig::start("row 3", "garbage");
+    let cases = garbage();
+    for (name, bytes) in &cases {
+        let mut took = rig.strike(|target| {
+            (0..repeat)
+                .map(|_| send_garbage(target, bytes).expect("not closed"))
+                .collect::<Vec<_>>()
+        });
+        took.sort_unstable();
+        let (median, worst) = (took[repeat / 2], took[repeat - 1]);
+        println!(
+            "row 3: {name}: {repeat} connections, closed after {median:.1?} (median), {worst:.1?} at most"
+        );
         assert!(worst < Duration::from_secs(1), "{name}: {worst:?}");
     }
-    victim.stop();
+    rig.standard(|target| {
+        for (_, bytes) in &cases {
+            send_garbage(target, bytes);
+        }
+    });
+    rig.finish(Some("upgrade_failed"));
+}
+
+/// One connection with a push that announces 512 MiB, one that announces little, and half a protocol line.
+fn announce(target: Target) -> Attacker {
+    let mut attacker = Attacker::secure(target);
+    let push = propose("/ipfs/id/push/1.0.0");
+    // 512 MiB - 1 as a varint.
+    let huge = [0xff, 0xff, 0xff, 0xff, 0x01];
+    let frames = [
+        data(SYN, 1, &[&push[..], &huge].concat()),
+        data(SYN, 3, b"\x13/multistream/1.0.0\n\xff"),
+    ];
+    attacker.send(&frames.concat()).unwrap();
+    attacker
+}
+
+/// Reads until the victim has reset `streams`; how long that took.
+fn until_reset(attacker: &mut Attacker, streams: &[u8], since: Instant) -> Option<Duration> {
+    let mut frames = Vec::new();
+    let reset = |frames: &[u8], id: u8| {
+        let is_it = |frame: &[u8]| frame[2..8] == [0, RST as u8, 0, 0, 0, id];
+        frames.windows(8).any(is_it)
+    };
+    while !streams.iter().all(|id| reset(&frames, *id)) {
+        frames.extend_from_slice(&attacker.receive()?);
+    }
+    Some(since.elapsed())
 }
 
 /// Row 5: length prefixes of 512 MiB and nothing behind them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn announced_lengths_allocate_nothing() {
-    let victim = Victim::start("lengths");
-    let bystander = Bystander::start(&victim).await;
-    let before = victim.rss_kib();
-    let mut attackers = Vec::new();
-    for _ in 0..4 {
-        let mut attacker = Attacker::secure(victim.socket);
-        let mut frames = Vec::new();
-        for stream in 0..50 {
-            let mut payload = propose("/ipfs/id/push/1.0.0");
-            // 512 MiB - 1 as a varint.
-            payload.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x01]);
-            frames.extend_from_slice(&data(SYN, 1 + 2 * stream, &payload));
-        }
-        attacker.send(&frames).unwrap();
-        attackers.push(attacker);
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let grown = victim.rss_kib() - before;
-    let (messages, p99) = bystander.finish().await;
+#[test]
+fn announced_lengths_allocate_nothing() {
+    let count = 200;
+    let rig = Rig::start("row 5", "lengths");
+    rig.victim.reset_peak();
+    let (worst, connected) = rig.strike(|target| {
+        let begun = Instant::now();
+        let mut attackers: Vec<_> = (0..count).map(|_| announce(target)).collect();
+        let connected = Instant::now();
+        let reset = |attacker| until_reset(attacker, &[1, 3], connected).expect("no reset");
+        let worst = attackers.iter_mut().map(reset).max().unwrap();
+        (worst, connected - begun)
+    });
+    let grown = rig.victim.peak_kib() - rig.before().rss_kib;
     println!(
-        "row 5: 200 streams that announce 512 MiB: {grown} KiB more; \
-         bystander {messages} messages, 0 lost, p99 {p99:.1?}"
+        "row 5: {count} connections, opened in {connected:.1?}, each with a message of 512 MiB and half a line announced: \
+         at most {grown} KiB more, all reset after {worst:.1?} at most"
     );
     assert!(grown < 16 * 1024, "{grown} KiB");
-    drop(attackers);
-    victim.stop();
+    assert!(worst <= Duration::from_secs(30), "{worst:?}");
+    rig.standard(|target| (0..20).map(|_| announce(target)).collect::<Vec<_>>());
+    rig.finish(Some("stream_negotiation"));
+}
+
+/// Random bytes on connections that are then ended; how long until the victim ended its side.
+fn random_bytes(target: Target, count: usize) -> Duration {
+    use rand::Rng;
+    let mut rng = rand::rng();
+    let mut worst = Duration::ZERO;
+    for round in 0..count {
+        let mut socket = connect(target);
+        let mut bytes = vec![0; 1 + round * 7 % 4096];
+        rng.fill_bytes(&mut bytes);
+        let begun = Instant::now();
+        // Every other one gets through the negotiation, to the Noise handshake.
+        if round % 2 == 0 {
+            socket.write_all(&propose("/noise")).ok();
+        }
+        socket.write_all(&bytes).ok();
+        socket.shutdown(std::net::Shutdown::Write).ok();
+        let closed = until_closed(&mut socket, begun, target).expect("not closed");
+        worst = worst.max(closed);
+    }
+    worst
 }
 
 /// Random bytes never complete anything and never end the node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_bytes_get_nowhere() {
-    use rand::Rng;
+#[test]
+fn random_bytes_get_nowhere() {
     let count = if full() { 2_000 } else { 200 };
-    let victim = Victim::start("random");
-    let bystander = Bystander::start(&victim).await;
-    let addr = victim.socket;
-    let flood = tokio::task::spawn_blocking(move || {
-        let mut rng = rand::rng();
-        let mut worst = Duration::ZERO;
-        for round in 0..count {
-            let mut socket = connect(addr);
-            let mut bytes = vec![0; 1 + round * 7 % 4096];
-            rng.fill_bytes(&mut bytes);
-            let begun = Instant::now();
-            // Every other one gets through the negotiation, to the Noise handshake.
-            if round % 2 == 0 {
-                socket.write_all(&propose("/noise")).ok();
-            }
-            socket.write_all(&bytes).ok();
-            socket.shutdown(std::net::Shutdown::Write).ok();
-            worst = worst.max(until_closed(&mut socket, begun).expect("not closed"));
-        }
-        worst
-    });
-    let worst = flood.await.unwrap();
-    let (messages, p99) = bystander.finish().await;
-    println!(
-        "random bytes: {count} connections, closed after {worst:.1?} at most; \
-         bystander {messages} messages, 0 lost, p99 {p99:.1?}"
-    );
-    victim.stop();
+    let rig = Rig::start("random bytes", "random");
+    let worst = rig.strike(|target| random_bytes(target, count));
+    println!("random bytes: {count} connections, closed after {worst:.1?} at most");
+    rig.standard(|target| random_bytes(target, count));
+    rig.finish(Some("upgrade_failed"));
 }

@@ -1,19 +1,20 @@
-//! The node under attack and the honest peer that watches it.
+//! The node under attack, and the process that takes the same traffic in its place.
 
 use std::{
-    io::{BufRead, BufReader},
+    fs,
+    io::{BufRead, BufReader, Write},
     net::SocketAddr,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
-use barewire_base::{Keypair, Multiaddr};
-use barewire_node::{Config, Endpoint};
-use bytes::Bytes;
+use barewire_base::Multiaddr;
+use tokio::sync::oneshot;
+
+use crate::{
+    cgroup::Cgroup,
+    net::{Side, at, enter, victim_ip},
+};
 
 /// A `barewire listen` process.
 pub(crate) struct Victim {
@@ -22,21 +23,63 @@ pub(crate) struct Victim {
     pub(crate) addr: Multiaddr,
     pub(crate) socket: SocketAddr,
     stderr: std::path::PathBuf,
+    /// Dropped after the process has ended.
+    pub(crate) cgroup: Option<Cgroup>,
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) rss_kib: i64,
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
 }
 
 impl Victim {
-    /// Starts a node on a port of its own.
-    pub(crate) fn start(name: &str) -> Self {
+    /// Starts a node on a port of its own, in a memory cgroup of `limit` bytes if one is given.
+    pub(crate) fn start(name: &str, limit: Option<u64>) -> Self {
         let stderr =
             std::env::temp_dir().join(format!("barewire-attack-{name}-{}.log", std::process::id()));
-        let log = std::fs::File::create(&stderr).unwrap();
-        let mut process = Command::new(barewire_tests::peers::barewire().unwrap())
-            .args(["listen", "--listen", "/ip4/127.0.0.1/tcp/0", "--json"])
+        let log = fs::File::create(&stderr).unwrap();
+        let program = barewire_tests::peers::barewire().unwrap();
+        let cgroup = limit.and_then(|limit| match Cgroup::new(name, limit) {
+            Ok(cgroup) => Some(cgroup),
+            Err(reason) => {
+                assert!(
+                    !(barewire_tests::peers::required() && crate::net::isolated()),
+                    "CI needs a memory cgroup: {reason}"
+                );
+                println!("the victim runs without a memory cgroup: {reason}");
+                None
+            }
+        });
+        let mut command = match &cgroup {
+            // A process joins before it becomes the victim, so that nothing it takes is left out.
+            Some(cgroup) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
+                shell.arg(cgroup.door()).arg(program);
+                shell
+            }
+            None => Command::new(program),
+        };
+        command
+            .args([
+                "listen",
+                "--listen",
+                &format!("/ip4/{}/tcp/0", victim_ip()),
+                "--json",
+            ])
+            .env("RUST_LOG", "info")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        if let Some(limit) = limit {
+            // Half for the node; the rest is for the kernel's socket buffers and what else lives there.
+            command.args(["--memory-limit", &format!("{}MiB", (limit / 2) >> 20)]);
+        }
+        // Its namespace and processor are those of the thread that starts it.
+        let mut process = at(Side::Victim, || command.spawn().unwrap());
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
             .read_line(&mut line)
@@ -50,27 +93,57 @@ impl Victim {
             addr,
             socket,
             stderr,
+            cgroup,
         }
     }
 
     fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
+        fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
     }
 
-    /// Resident memory in KiB.
-    pub(crate) fn rss_kib(&self) -> i64 {
+    /// A number of `/proc/PID/status`.
+    fn status(&self, name: &str) -> i64 {
         let status = self.proc("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS"));
-        line.and_then(|line| line.split_whitespace().nth(1))
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim_start_matches(':').split_whitespace().next())
             .and_then(|value| value.parse().ok())
             .unwrap()
     }
 
+    /// Resident memory in KiB.
+    pub(crate) fn rss_kib(&self) -> i64 {
+        self.status("VmRSS")
+    }
+
+    /// Most resident memory since [`reset_peak`](Self::reset_peak), in KiB.
+    pub(crate) fn peak_kib(&self) -> i64 {
+        self.status("VmHWM")
+    }
+
+    /// Lets the peak begin at what is resident now.
+    pub(crate) fn reset_peak(&self) {
+        let file = format!("/proc/{}/clear_refs", self.process.id());
+        fs::OpenOptions::new()
+            .write(true)
+            .open(file)
+            .and_then(|mut file| file.write_all(b"5"))
+            .unwrap();
+    }
+
     /// Open descriptors.
     pub(crate) fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.process.id()))
+        fs::read_dir(format!("/proc/{}/fd", self.process.id()))
             .unwrap()
             .count()
+    }
+
+    /// What it holds now.
+    pub(crate) fn held(&self) -> Held {
+        Held {
+            rss_kib: self.rss_kib(),
+            descriptors: self.descriptors(),
+            threads: usize::try_from(self.status("Threads")).unwrap(),
+        }
     }
 
     /// Processor time used so far.
@@ -85,6 +158,13 @@ impl Victim {
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         // USER_HZ is 100 on every Linux.
         Duration::from_millis(ticks * 10)
+    }
+
+    /// How many lines of its log name this kind of incident.
+    pub(crate) fn lines_about(&self, kind: &str) -> usize {
+        let log = fs::read_to_string(&self.stderr).unwrap();
+        let field = format!("kind={kind} ");
+        log.lines().filter(|line| line.contains(&field)).count()
     }
 
     /// Ends the node in an orderly way, and fails if it panicked or does not end.
@@ -102,10 +182,10 @@ impl Victim {
             assert!(begun.elapsed() < Duration::from_secs(15), "no orderly end");
             std::thread::sleep(Duration::from_millis(20));
         };
-        let log = std::fs::read_to_string(&self.stderr).unwrap();
+        let log = fs::read_to_string(&self.stderr).unwrap();
         assert!(!log.contains("panicked"), "the victim panicked:\n{log}");
         assert!(status.success(), "{status}\n{log}");
-        std::fs::remove_file(&self.stderr).ok();
+        fs::remove_file(&self.stderr).ok();
     }
 }
 
@@ -116,56 +196,61 @@ impl Drop for Victim {
     }
 }
 
-/// An honest peer that exchanges 1 KiB with the victim each 10 ms.
-pub(crate) struct Bystander {
-    stop: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<Vec<Duration>>,
+/// Takes connections at the victim's place and reads all that comes. What an attack costs the bystanders when nobody
+/// defends against anything is what it is measured against.
+pub(crate) struct Sink {
+    pub(crate) socket: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Bystander {
-    pub(crate) async fn start(victim: &Victim) -> Self {
-        let endpoint = honest_endpoint().await;
-        let connection = endpoint.connect(victim.addr.clone()).await.unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            let mut stream = connection
-                .open_stream("/barewire/echo/1.0.0")
-                .await
+impl Sink {
+    pub(crate) fn start() -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            enter(Side::Victim);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
                 .unwrap();
-            let message = Bytes::from(vec![0x42; 1024]);
-            let mut trips = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
-                let sent = Instant::now();
-                stream.write_chunk(message.clone()).await.unwrap();
-                let mut got = 0;
-                while got < message.len() {
-                    let chunk = stream.read_chunk(usize::MAX).await.unwrap();
-                    got += chunk.expect("the echo goes on").len();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind((victim_ip(), 0))
+                    .await
+                    .unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
+                loop {
+                    tokio::select! {
+                        _ = &mut stopped => return,
+                        accepted = listener.accept() => {
+                            // Out of descriptors at worst: then it takes less.
+                            if let Ok((socket, _)) = accepted {
+                                tokio::spawn(swallow(socket));
+                            }
+                        }
+                    }
                 }
-                trips.push(sent.elapsed());
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            drop(endpoint);
-            trips
+            });
         });
-        Self { stop, task }
-    }
-
-    /// Ends the exchange; every message must have come back. Returns how many, and their p99.
-    pub(crate) async fn finish(self) -> (usize, Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut trips = self.task.await.expect("the bystander lost a message");
-        trips.sort_unstable();
-        (trips.len(), trips[trips.len() * 99 / 100])
+        Self {
+            socket: is_bound.recv().unwrap(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 }
 
-/// A node of our own with a fresh identity that listens nowhere.
-pub(crate) async fn honest_endpoint() -> Endpoint {
-    Endpoint::builder(Keypair::generate(&mut rand::rng()))
-        .config(Config::default())
-        .bind()
-        .await
-        .unwrap()
+async fn swallow(mut socket: tokio::net::TcpStream) {
+    use tokio::io::AsyncReadExt;
+    let mut scratch = vec![0; 64 << 10];
+    while socket.read(&mut scratch).await.is_ok_and(|n| n > 0) {}
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
 }

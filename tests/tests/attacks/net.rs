@@ -1,0 +1,223 @@
+//! Where the processes of a test run: each side in a network namespace of its own and on a processor of its own, so
+//! that the attacker costs nobody else processor time, has many addresses, and can be cut off like a pulled cable.
+//!
+//! ```text
+//!   victim 10.231.0.1 ──┐
+//!   honest 10.231.0.2 ──┼── a bridge in a namespace of its own
+//!   attacker, 10.231.1.1 to 10.231.1.240 ──┘
+//! ```
+//!
+//! That needs root. Without, all is on the loopback interface; CI has to be root.
+
+use std::{
+    fs::File,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::AsFd,
+    process::Command,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
+
+/// Addresses of the attacker, so that limits per address do not stop it early.
+const SOURCES: u32 = 240;
+
+/// Who is where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Victim,
+    Honest,
+    Attacker,
+    Switch,
+}
+
+/// The namespaces; they end with this process, which alone holds them.
+struct Namespaces {
+    victim: File,
+    honest: File,
+    attacker: File,
+    switch: File,
+}
+
+static NAMESPACES: OnceLock<Option<Namespaces>> = OnceLock::new();
+
+fn namespaces() -> Option<&'static Namespaces> {
+    NAMESPACES
+        .get_or_init(|| {
+            // Thousands of connections have their other end in this process.
+            let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            files.current = files.maximum;
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, files).ok();
+            if !rustix::process::geteuid().is_root() {
+                println!("attacks: not root, so everything runs on the loopback interface");
+                return None;
+            }
+            match Namespaces::new() {
+                Ok(namespaces) => Some(namespaces),
+                Err(reason) => {
+                    assert!(
+                        !barewire_tests::peers::required(),
+                        "CI needs network namespaces: {reason}"
+                    );
+                    println!("attacks: everything runs on the loopback interface: {reason}");
+                    None
+                }
+            }
+        })
+        .as_ref()
+}
+
+/// Whether the sides have namespaces.
+pub(crate) fn isolated() -> bool {
+    namespaces().is_some()
+}
+
+impl Namespaces {
+    fn new() -> Result<Self, String> {
+        let name = |side: &str| format!("bw{}{side}", std::process::id());
+        let sides = ["v", "h", "a", "s"].map(name);
+        let opened = Self::wire(&sides).map(|()| {
+            sides
+                .each_ref()
+                .map(|side| File::open(format!("/run/netns/{side}")))
+        });
+        // The open files keep them.
+        for side in &sides {
+            ip(&["netns", "del", side]).ok();
+        }
+        let [Ok(victim), Ok(honest), Ok(attacker), Ok(switch)] = opened? else {
+            return Err("cannot open the namespaces".into());
+        };
+        Ok(Self {
+            victim,
+            honest,
+            attacker,
+            switch,
+        })
+    }
+
+    fn wire(sides: &[String; 4]) -> Result<(), String> {
+        let switch = &sides[3];
+        for side in sides {
+            ip(&["netns", "add", side])?;
+            ip(&["-n", side, "link", "set", "lo", "up"])?;
+        }
+        ip(&["-n", switch, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", switch, "link", "set", "br0", "up"])?;
+        for (side, port) in sides.iter().zip(["victim", "honest", "attacker"]) {
+            ip(&[
+                "-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns",
+                side,
+            ])?;
+            ip(&["-n", switch, "link", "set", port, "master", "br0", "up"])?;
+            ip(&["-n", side, "link", "set", "eth0", "up"])?;
+        }
+        ip(&[
+            "-n",
+            &sides[0],
+            "addr",
+            "add",
+            "10.231.0.1/16",
+            "dev",
+            "eth0",
+        ])?;
+        ip(&[
+            "-n",
+            &sides[1],
+            "addr",
+            "add",
+            "10.231.0.2/16",
+            "dev",
+            "eth0",
+        ])?;
+        for source in 1..=SOURCES {
+            let addr = format!("10.231.1.{source}/16");
+            ip(&["-n", &sides[2], "addr", "add", &addr, "dev", "eth0"])?;
+        }
+        Ok(())
+    }
+}
+
+fn ip(args: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip")
+        .args(args)
+        .output()
+        .map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("ip {}: {}", args.join(" "), said.trim()))
+    }
+}
+
+/// Moves this thread, and what it starts from now on, to a side. The attacker has a processor of its own.
+pub(crate) fn enter(side: Side) {
+    let Some(all) = namespaces() else { return };
+    let namespace = match side {
+        Side::Victim => &all.victim,
+        Side::Honest => &all.honest,
+        Side::Attacker => &all.attacker,
+        Side::Switch => &all.switch,
+    };
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    let mut cpus = CpuSet::new();
+    cpus.set(usize::from(side == Side::Attacker));
+    // With one processor all have to share it.
+    sched_setaffinity(None, &cpus).ok();
+}
+
+/// Runs `work` on a thread of its own at a side.
+pub(crate) fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter(side);
+            work()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Where the victim, and the sink in its place, listen.
+pub(crate) fn victim_ip() -> IpAddr {
+    if isolated() {
+        Ipv4Addr::new(10, 231, 0, 1).into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    }
+}
+
+/// Pulls the attacker's cable, or plugs it in again: no packet passes in either direction, and no side is told.
+pub(crate) fn plug_attacker(state: &str) {
+    at(Side::Switch, || {
+        ip(&["link", "set", "attacker", state]).unwrap();
+    });
+}
+
+/// Connects from the next of the attacker's addresses, with deadlines that keep a test from hanging.
+pub(crate) fn connect(addr: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(addr),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    if isolated() {
+        let host = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES;
+        let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 231, 1, 0)) + host);
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+    }
+    socket.connect_timeout(&addr.into(), Duration::from_secs(10))?;
+    let socket = TcpStream::from(socket);
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(wait))?;
+    socket.set_write_timeout(Some(wait))?;
+    Ok(socket)
+}
