@@ -7,12 +7,16 @@
 )]
 
 use std::{
+    io::Read,
     net::TcpListener,
     process::{Child, Command, Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use barewire_tests::peers;
+
+/// Longest run of a dialler.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Gone with the test.
 struct Killed(Child);
@@ -61,25 +65,56 @@ fn redis() -> Option<(Killed, String)> {
 fn harness(common: &[(&str, &str)], is_dialer: &str) -> Output {
     let program = peers::barewire().unwrap();
     let command = |dialer: &str| {
-        let mut command = Command::new("timeout");
+        let mut command = Command::new(&program);
         command
-            .arg("--kill-after=5")
-            .arg("120")
-            .arg(&program)
             .arg("interop")
             .env_remove("RUST_LOG")
             .env(is_dialer, dialer)
             .envs(common.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .stdout(Stdio::piped());
+            .stdin(Stdio::null());
         command
     };
     // The dialler first: it has to wait for the listener.
-    let dialer = command("true").spawn().unwrap();
+    let mut dialer = Killed(
+        command("true")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
     std::thread::sleep(Duration::from_millis(100));
-    let _listener = Killed(command("false").spawn().unwrap());
-    dialer.wait_with_output().unwrap()
+    let _listener = Killed(
+        command("false")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let begun = Instant::now();
+    while dialer.0.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < DEADLINE, "the dialler does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // What it prints fits the pipes many times over, so it could end before anybody read.
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let child = &mut dialer.0;
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut stdout)
+        .unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_end(&mut stderr)
+        .unwrap();
+    Output {
+        status: child.wait().unwrap(),
+        stdout,
+        stderr,
+    }
 }
 
 fn text(output: &Output) -> String {
