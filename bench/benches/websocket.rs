@@ -135,7 +135,7 @@ fn pair<F: Future<Output = ()>>(
     bytes: usize,
     sender: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Duration {
-    let (tell, told) = std::sync::mpsc::channel::<SocketAddr>();
+    let (tell, told) = std::sync::mpsc::sync_channel::<SocketAddr>(1);
     let receiver = std::thread::spawn(move || {
         runtime().block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,6 +21,16 @@ fn contains(sentence: &str, parts: &[&str]) {
     }
 }
 
+/// Ends a listener that has warned of those it refused, and of nothing else.
+fn refused_and_serving(mut listener: Listener) {
+    listener.close_stdin();
+    let (status, _, said) = listener.wait();
+    assert!(status.success(), "{status}: {said}");
+    for line in said.lines() {
+        contains(line, &["WARN", "upgrade_failed"]);
+    }
+}
+
 #[test]
 fn websockets_are_listened_on_and_dialled() {
     for listen in ["/ip4/127.0.0.1/tcp/0/ws", "/ip6/::1/tcp/0/ws"] {
@@ -64,7 +74,7 @@ fn secure_websockets_need_a_certificate_that_is_trusted() {
         &failure(&["ping", "--ws-ca", &chain, &elsewhere]),
         &["certificate", "elsewhere.example"],
     );
-    listener.stop();
+    refused_and_serving(listener);
 }
 
 #[test]
@@ -83,7 +93,7 @@ fn private_networks_keep_others_out() {
             &["private network"],
         );
         failure(&["ping", listener.addr()]);
-        listener.stop();
+        refused_and_serving(listener);
     }
     let quic = "/ip4/127.0.0.1/udp/0/quic-v1";
     contains(
