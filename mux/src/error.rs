@@ -15,8 +15,8 @@ pub enum Violation {
     /// Flag bits that are not defined, or a combination that has no meaning for the frame type.
     #[error("flags {0:#06x} have no meaning here")]
     Flags(u16),
-    /// A data frame longer than any implementation accepts (1 MiB).
-    #[error("a frame of {0} bytes is longer than 1 MiB")]
+    /// A data frame longer than the largest window we ever grant.
+    #[error("a frame of {0} bytes is longer than any window we give")]
     FrameTooLong(u32),
     /// Stream id 0 on a stream's frame, another id on a session's frame, or an id of the wrong parity or already used.
     #[error("stream id {0} is not valid here")]

@@ -15,9 +15,6 @@ pub(crate) const FIN: u16 = 4;
 pub(crate) const RST: u16 = 8;
 const KNOWN: u16 = SYN | ACK | FIN | RST;
 
-/// Longest payload that is taken in one frame: what rust-yamux takes (`MAX_FRAME_BODY_LEN`).
-pub(crate) const MAX_BODY: u32 = 1 << 20;
-
 /// Type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -94,9 +91,6 @@ impl Header {
         if of_session != (header.id == 0) {
             return Err(Violation::StreamId(header.id));
         }
-        if kind == Kind::Data && header.len > MAX_BODY {
-            return Err(Violation::FrameTooLong(header.len));
-        }
         Ok(header)
     }
 }
@@ -134,7 +128,6 @@ mod tests {
         assert_eq!(with(2, 1), Err(Violation::Flags(0x0101)));
         assert_eq!(with(3, 16), Err(Violation::Flags(16)));
         assert_eq!(with(7, 0), Err(Violation::StreamId(0)));
-        assert_eq!(with(9, 0x10), Err(Violation::FrameTooLong(0x0010_0005)));
         for flags in [0, SYN | ACK, FIN, RST] {
             let bytes = Header::new(Kind::Ping, flags, 0, 0).encode();
             assert_eq!(Header::decode(&bytes), Err(Violation::Flags(flags)));

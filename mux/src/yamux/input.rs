@@ -152,6 +152,11 @@ impl Session {
     }
 
     fn on_data(&mut self, now: Instant, header: Header) -> Result<(), MuxError> {
+        // js-libp2p sends as much in one frame as its window allows. Payload passes through as it arrives, so the
+        // window is the only bound it needs; for streams that are gone this one stands in.
+        if header.len > self.config.max_stream_window {
+            return Err(self.violation(Violation::FrameTooLong(header.len)));
+        }
         if header.has(RST) {
             self.on_reset(now, header.id, 0)?;
             self.body = Body {

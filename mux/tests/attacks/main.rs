@@ -93,9 +93,9 @@ fn row_28_violations_end_the_session() {
             Violation::WindowExceeded(1),
         ),
         (
-            "a frame of more than 1 MiB",
-            header(DATA, 0, 99, (1 << 20) + 1).into(),
-            Violation::FrameTooLong((1 << 20) + 1),
+            "a frame larger than any window",
+            header(DATA, 0, 99, (128 << 20) + 1).into(),
+            Violation::FrameTooLong((128 << 20) + 1),
         ),
         (
             "id 0",
