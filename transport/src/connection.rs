@@ -8,7 +8,9 @@ use std::{
 };
 
 use barewire_base::{Multiaddr, PeerId, PublicKey, multistream};
-use barewire_mux::{Event, LimitsHit, OpenError, Role, StreamId, StreamIdMap, StreamMuxer};
+use barewire_mux::{
+    Event, LimitsHit, OpenError, Role, StreamId, StreamIdMap, StreamMuxer, WriteError,
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -97,12 +99,20 @@ pub(crate) struct StreamState {
     pub(crate) inline: Option<Box<dyn InlineHandler>>,
     /// This side has finished or reset its direction.
     pub(crate) write_closed: bool,
+    /// The remote has sent something. On a stream of ours that is its answer to the proposal.
+    pub(crate) answered: bool,
+    /// This side has finished; the remote is told when it has answered.
+    pub(crate) end_held: bool,
     /// Halves alive.
     pub(crate) halves: u8,
 }
 
 pub(crate) struct State {
     pub(crate) mux: Box<dyn StreamMuxer>,
+    /// Ends of streams wait for the remote's answer, see [`Connection::end_streams_early`].
+    pub(crate) hold_ends: bool,
+    /// How many wait.
+    pub(crate) ends_held: usize,
     pub(crate) streams: StreamIdMap<StreamState>,
     pub(crate) accept: VecDeque<StreamId>,
     pub(crate) accept_waker: Option<Waker>,
@@ -136,6 +146,8 @@ impl State {
         Self {
             mux,
             copied,
+            hold_ends: true,
+            ends_held: 0,
             streams: StreamIdMap::default(),
             accept: VecDeque::new(),
             accept_waker: None,
@@ -168,7 +180,11 @@ impl State {
                         self.mux.release(id);
                         continue;
                     }
-                    self.streams.insert(id, StreamState::default());
+                    let stream = StreamState {
+                        answered: true,
+                        ..StreamState::default()
+                    };
+                    self.streams.insert(id, stream);
                     self.accept.push_back(id);
                     wake(&mut self.accept_waker);
                 }
@@ -176,6 +192,12 @@ impl State {
                     let Some(stream) = self.streams.get_mut(&id) else {
                         continue;
                     };
+                    stream.answered = true;
+                    if std::mem::take(&mut stream.end_held) {
+                        self.ends_held -= 1;
+                        // Fails if the remote has reset the stream, which its reader finds out.
+                        drop(self.mux.finish(id));
+                    }
                     if stream.inline.is_some() {
                         self.run_inline(id, now);
                     } else {
@@ -203,6 +225,21 @@ impl State {
                 _ => {}
             }
         }
+    }
+
+    /// Ends this side's direction of a stream that is open for writing.
+    pub(crate) fn finish(&mut self, id: StreamId) -> Result<(), WriteError> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return self.mux.finish(id);
+        };
+        if self.hold_ends && !stream.answered {
+            stream.end_held = true;
+            self.ends_held += 1;
+        } else {
+            self.mux.finish(id)?;
+        }
+        stream.write_closed = true;
+        Ok(())
     }
 
     /// Lets the inline handler of a stream answer what has arrived.
@@ -281,7 +318,7 @@ impl State {
 
     /// Bytes that a close would cut off.
     pub(crate) fn queued(&self) -> usize {
-        self.mux.queued() + self.unsent
+        self.mux.queued() + self.unsent + self.ends_held
     }
 
     fn connection_stats(&self) -> ConnectionStats {
@@ -565,6 +602,15 @@ impl Connection {
     #[must_use]
     pub fn idle_since(&self) -> Option<Instant> {
         self.leases().idle_since()
+    }
+
+    /// The remote copes with an end of stream that arrives together with the negotiation. js-libp2p, as of 3.3, loses it,
+    /// and its handler then waits for ever; so until this is called, this side's end of a stream that it opened leaves
+    /// only when the remote has answered something, as rust-libp2p does it. Over QUIC nothing is held.
+    pub fn end_streams_early(&self) {
+        if let Link::Muxed(handle) = &self.0 {
+            handle.0.state.lock().hold_ends = false;
+        }
     }
 
     /// Tells [`why_open`](Self::why_open) when an idle connection will be closed. Closing it is up to

@@ -137,10 +137,7 @@ impl MuxedStream {
         let queued = state.mux.write(self.id, data).map_err(write_error);
         if queued.is_ok() && last {
             // Writing just succeeded, so the direction is open.
-            drop(state.mux.finish(self.id));
-            if let Some(stream) = state.streams.get_mut(&self.id) {
-                stream.write_closed = true;
-            }
+            drop(state.finish(self.id));
         }
         state.wake_driver();
         Poll::Ready(queued)
@@ -158,6 +155,9 @@ impl MuxedStream {
     ) -> Poll<Result<(), StreamError>> {
         if let Some(error) = state.closed_error() {
             return Poll::Ready(Err(error));
+        }
+        if self.has_held_end(state) {
+            return Poll::Ready(Err(StreamError::LocallyClosed));
         }
         match state.mux.send_capacity(self.id) {
             Ok(0) => {
@@ -183,13 +183,19 @@ impl MuxedStream {
         if let Some(error) = state.closed_error() {
             return Err(error);
         }
-        state.send_prefix(self.id);
-        state.mux.finish(self.id).map_err(write_error)?;
-        if let Some(stream) = state.streams.get_mut(&self.id) {
-            stream.write_closed = true;
+        if self.has_held_end(&state) {
+            return Err(StreamError::LocallyClosed);
         }
+        state.send_prefix(self.id);
+        state.finish(self.id).map_err(write_error)?;
         state.wake_driver();
         Ok(())
+    }
+
+    /// This direction is over, though the muxer does not know it yet.
+    fn has_held_end(&self, state: &State) -> bool {
+        let stream = state.streams.get(&self.id);
+        stream.is_some_and(|stream| stream.end_held)
     }
 
     pub(crate) fn reset(&self, code: u32) {
@@ -242,8 +248,15 @@ impl MuxedStream {
         }
         stream.halves = stream.halves.saturating_sub(1);
         if stream.halves == 0 {
+            let end_held = stream.end_held;
             state.streams.remove(&self.id);
+            if end_held {
+                state.ends_held -= 1;
+                // Nobody is left to wait for the answer.
+                drop(state.mux.finish(self.id));
+            }
             state.mux.release(self.id);
+            state.wake_driver();
         }
     }
 }

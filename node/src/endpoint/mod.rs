@@ -443,6 +443,9 @@ impl Shared {
     /// Stores what a peer said over a connection.
     fn learn(&self, connection: &Connection, info: &Arc<PeerInfo>) {
         let peer = info.peer_id;
+        if info.is_barewire() {
+            connection.end_streams_early();
+        }
         let superseded = self
             .table
             .lock()
