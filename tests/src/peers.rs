@@ -19,6 +19,12 @@ pub enum Foreign {
     Go,
     /// rust-libp2p.
     Rust,
+    /// js-libp2p in Node.js, which comes from PyPI.
+    Js,
+    /// js-libp2p in headless Chromium. It only dials.
+    Chromium,
+    /// py-libp2p.
+    Py,
     /// litep2p; only the benchmark needs it.
     Litep2p,
 }
@@ -28,6 +34,9 @@ impl fmt::Display for Foreign {
         f.pad(match self {
             Self::Go => "go",
             Self::Rust => "rust",
+            Self::Js => "js",
+            Self::Chromium => "chromium",
+            Self::Py => "py",
             Self::Litep2p => "litep2p",
         })
     }
@@ -71,6 +80,8 @@ impl Foreign {
         match self {
             Self::Go => &["tests/interop/go"],
             Self::Rust => &["tests/interop/rust", "tests/interop/peer-cli"],
+            Self::Js | Self::Chromium => &["tests/interop/js"],
+            Self::Py => &["tests/interop/py"],
             Self::Litep2p => &["bench/peers/litep2p", "tests/interop/peer-cli"],
         }
     }
@@ -79,19 +90,56 @@ impl Foreign {
     pub fn build(self) -> Result<PathBuf, Unavailable> {
         let cache = cache()?;
         fs::create_dir_all(&cache)?;
-        let program = cache.join(format!("peer-{self}-{}", self.fingerprint()?));
-        if program.is_file() {
-            return Ok(program);
+        // The browser's peer is built with the one of Node.js.
+        let built = if self == Self::Chromium {
+            Self::Js
+        } else {
+            self
+        };
+        if self == Self::Chromium {
+            chromium()?;
         }
-        eprintln!("building the {self} peer ({})", program.display());
-        // Built aside and renamed, so that a build that is cut off or runs twice leaves nothing half done.
-        let aside = cache.join(format!("peer-{self}-{}.partial", std::process::id()));
-        match self {
-            Self::Go => self.build_go(&aside)?,
-            Self::Rust | Self::Litep2p => self.build_cargo(&cache, &aside)?,
+        let to = cache.join(format!("peer-{built}-{}", self.fingerprint()?));
+        if !to.exists() {
+            eprintln!("building the {built} peer ({})", to.display());
+            // Built aside and renamed, so that a build that is cut off or runs twice leaves nothing half done.
+            let aside = cache.join(format!("peer-{built}-{}.partial", std::process::id()));
+            match built {
+                Self::Go => self.build_go(&aside)?,
+                Self::Rust | Self::Litep2p => self.build_cargo(&cache, &aside)?,
+                Self::Js | Self::Chromium | Self::Py => self.build_folder(&aside)?,
+            }
+            fs::rename(&aside, &to)?;
         }
-        fs::rename(&aside, &program)?;
-        Ok(program)
+        Ok(match self {
+            Self::Go | Self::Rust | Self::Litep2p => to,
+            Self::Js | Self::Chromium | Self::Py => to.join(format!("peer-{self}")),
+        })
+    }
+
+    /// A copy of the sources, in which their own script puts what they need.
+    fn build_folder(self, to: &Path) -> Result<(), Unavailable> {
+        if to.exists() {
+            // Of an earlier process with this id, cut off.
+            fs::remove_dir_all(to)?;
+        }
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(self.home())? {
+            let entry = entry?;
+            // A folder is what somebody has installed there by hand.
+            if entry.file_type()?.is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+        let found = Command::new("python3").arg("--version").output();
+        if found.is_err() {
+            return Err(Unavailable::NoToolchain(
+                "`python3` is not on the PATH".to_owned(),
+            ));
+        }
+        let mut script = Command::new("sh");
+        script.arg("build.sh").current_dir(to);
+        succeed(script, "sh")
     }
 
     fn home(self) -> PathBuf {
@@ -167,6 +215,36 @@ impl Foreign {
     }
 }
 
+/// Makes sure that there is a Chromium: root on Debian installs it.
+fn chromium() -> Result<(), Unavailable> {
+    let name = env::var_os("CHROMIUM").unwrap_or_else(|| "chromium".into());
+    let there = || Command::new(&name).arg("--version").output().is_ok();
+    if there() {
+        return Ok(());
+    }
+    eprintln!("installing Chromium");
+    let apt = |args: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        succeed(apt, "apt-get")
+    };
+    let installed = apt(&["update", "-qq"]).and_then(|()| {
+        apt(&[
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+            "chromium",
+        ])
+    });
+    match installed {
+        Ok(()) if there() => Ok(()),
+        _ => Err(Unavailable::NoToolchain(
+            "there is no `chromium`; install it, or name one in CHROMIUM".to_owned(),
+        )),
+    }
+}
+
 /// The `barewire` command in its release profile: `BAREWIRE_BIN`, or built from this checkout.
 pub fn barewire() -> Result<PathBuf, Unavailable> {
     if let Some(program) = env::var_os("BAREWIRE_BIN") {
@@ -210,7 +288,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            if entry.file_name() != "target" {
+            if entry.file_name() != "target" && entry.file_name() != "node_modules" {
                 collect(&entry.path(), files)?;
             }
         } else {

@@ -78,7 +78,7 @@ func echoOnce(stream *lazyStream, payload, back []byte) error {
 }
 
 func sendAndReceive(stream *lazyStream, payload, back []byte) error {
-	// A payload larger than both windows needs its reader while it is still being written.
+	// A larger payload needs its reader while it is still being written: all streams of a QUIC connection share a window.
 	written := make(chan error, 1)
 	send := func() error {
 		if _, err := stream.Write(payload); err != nil {
@@ -86,7 +86,7 @@ func sendAndReceive(stream *lazyStream, payload, back []byte) error {
 		}
 		return stream.CloseWrite()
 	}
-	if len(payload) <= 128<<10 {
+	if len(payload) <= 8<<10 {
 		written <- send()
 	} else {
 		go func() { written <- send() }()

@@ -2,6 +2,8 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -17,7 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
-	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
@@ -41,12 +43,16 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 		libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
-		libp2p.Transport(websocket.New),
 	}
+	webSocketOpts, err := webSocketOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	hostOpts = append(hostOpts, libp2p.Transport(websocket.New, webSocketOpts...))
 	if opts.psk == "" {
 		hostOpts = append(hostOpts, libp2p.Transport(libp2pquic.NewTransport))
 	} else {
-		// go-libp2p builds no QUIC in a private network.
+		// go-libp2p refuses QUIC in a private network.
 		psk, err := loadPSK(opts.psk)
 		if err != nil {
 			return nil, err
@@ -55,7 +61,7 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 	}
 	switch {
 	case opts.security == "tls":
-		hostOpts = append(hostOpts, libp2p.Security(tls.ID, tls.New))
+		hostOpts = append(hostOpts, libp2p.Security(libp2ptls.ID, libp2ptls.New))
 	case opts.security == "noise" && opts.noEarlyMuxer:
 		hostOpts = append(hostOpts, libp2p.Security(noise.ID, noiseWithoutEarlyMuxer))
 	case opts.security == "noise":
@@ -69,6 +75,39 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 		hostOpts = append(hostOpts, libp2p.ListenAddrStrings(listen...))
 	}
 	return libp2p.New(hostOpts...)
+}
+
+// webSocketOptions are the certificate to listen with on wss and the one to trust when dialling it.
+func webSocketOptions(opts *options) ([]any, error) {
+	var out []any
+	if opts.wsCert != "" {
+		pair, err := tls.LoadX509KeyPair(opts.wsCert, opts.wsKey)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, websocket.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}}))
+	}
+	if opts.wsCA != "" {
+		trusted, err := os.ReadFile(opts.wsCA)
+		if err != nil {
+			return nil, err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(trusted) {
+			return nil, fmt.Errorf("%s holds no certificate", opts.wsCA)
+		}
+		out = append(out, websocket.WithTLSClientConfig(&tls.Config{RootCAs: roots}))
+	}
+	return out, nil
+}
+
+func loadPSK(path string) (pnet.PSK, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return pnet.DecodeV1PSK(file)
 }
 
 // noiseWithoutEarlyMuxer announces no muxers in the Noise handshake, so both sides fall back to multistream-select.
@@ -86,15 +125,6 @@ func loadKey(path string) (crypto.PrivKey, error) {
 		return nil, err
 	}
 	return crypto.UnmarshalPrivateKey(raw)
-}
-
-func loadPSK(path string) (pnet.PSK, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	return pnet.DecodeV1PSK(file)
 }
 
 var stdout sync.Mutex

@@ -11,7 +11,8 @@ const usage = `usage:
   peer-go listen [--listen MULTIADDR]... [--echo-protocol ID]...
   peer-go identify|ping|perf|echo|half-close|reset|hold ADDR
   peer-go bench handshakes|streams|connections ADDR
-options: --key FILE --psk FILE --security noise|tls --muxer yamux --no-early-muxer --timeout SECONDS --json
+options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --psk FILE --timeout SECONDS --json
+         --ws-cert FILE --ws-key FILE --ws-ca FILE
          --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote`
 
 func main() {

@@ -31,6 +31,9 @@ type options struct {
 	security      string
 	psk           string
 	noEarlyMuxer  bool
+	wsCert        string
+	wsKey         string
+	wsCA          string
 	timeout       time.Duration
 	count         int
 	concurrency   int
@@ -54,6 +57,9 @@ func parseOptions(args []string) (*options, error) {
 	set.StringVar(&opts.psk, "psk", "", "key file of a private network")
 	set.StringVar(&muxer, "muxer", "yamux", "only yamux")
 	set.BoolVar(&opts.noEarlyMuxer, "no-early-muxer", false, "negotiate the muxer by multistream only")
+	set.StringVar(&opts.wsCert, "ws-cert", "", "certificate to listen with on wss, PEM")
+	set.StringVar(&opts.wsKey, "ws-key", "", "its private key, PEM")
+	set.StringVar(&opts.wsCA, "ws-ca", "", "certificate to trust when dialling wss, PEM")
 	set.Var(&timeout, "timeout", "deadline of the whole command")
 	set.Bool("json", true, "accepted for symmetry: the output is always JSON lines")
 	set.IntVar(&opts.count, "count", 0, "how many")

@@ -8,7 +8,7 @@ use barewire_tests::process::Failure;
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{DEADLINE, protocol};
+use crate::{DEADLINE, Group, protocol};
 
 /// Most bytes the half-close handler keeps.
 const HALF_CLOSE_LIMIT: usize = 16 << 20;
@@ -20,15 +20,26 @@ pub(crate) struct Node {
     pub(crate) ends: mpsc::Receiver<StreamError>,
 }
 
-pub(crate) async fn endpoint() -> Result<Endpoint, Failure> {
+impl Node {
+    /// How the next held stream ended.
+    pub(crate) async fn lost(&mut self) -> Result<StreamError, Failure> {
+        let ended = timeout(DEADLINE, self.ends.recv()).await?;
+        Ok(ended.ok_or("the node is gone")?)
+    }
+}
+
+/// An endpoint that speaks what the cells of the group speak.
+pub(crate) async fn endpoint(group: &Group<'_>) -> Result<Endpoint, Failure> {
+    let config = group.combination.config(&group.matrix.files)?;
     Ok(Endpoint::builder(Keypair::generate(&mut rand::rng()))
+        .config(config)
         .bind()
         .await?)
 }
 
-pub(crate) async fn listen() -> Result<Node, Failure> {
+pub(crate) async fn listen(group: &Group<'_>) -> Result<Node, Failure> {
     let (tell, ends) = mpsc::channel(16);
-    let router = Router::builder(endpoint().await?)
+    let router = Router::builder(endpoint(group).await?)
         .accept(echo::PROTOCOL, echo::Echo)
         .accept(perf::PROTOCOL, perf::Perf)
         .accept(protocol::HALF_CLOSE, |stream, _: Connection| async move {
@@ -53,7 +64,7 @@ pub(crate) async fn listen() -> Result<Node, Failure> {
         .spawn()?;
     let bound = router
         .endpoint()
-        .listen("/ip4/127.0.0.1/tcp/0".parse()?)
+        .listen(group.combination.listen.parse()?)
         .await?;
     let addr = format!("{bound}/p2p/{}", router.endpoint().peer_id());
     Ok(Node { router, addr, ends })

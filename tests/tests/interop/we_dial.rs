@@ -1,145 +1,100 @@
-//! barewire dials, the foreign stack listens.
+//! barewire dials, the foreign stack listens: our command where that does what is tried, else the library.
 
 use std::time::Instant;
 
 use barewire_node::{StreamError, protocols::ping};
 use barewire_tests::{
     peers::Foreign,
-    process::{Process, number, run, run_failing, text},
+    process::{Failure, Process, number, run, run_failing, text},
 };
 use bytes::Bytes;
 use rand::Rng;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
-    CellResult, DEADLINE, Pair, REPEATED, Tally, ensure, own, protocol, they_dial::check_identify,
-    with_strange_peer,
+    CellResult, DEADLINE, Group, ensure, own, private, protocol, what::What, with_strange_peer,
 };
 
-const DIRECTION: &str = "we-dial";
+/// How often a cell repeats what fails only sometimes when it fails.
+const REPEATED: usize = 40;
 
-pub(crate) async fn cells(
-    tally: &mut Tally,
-    pair: &Pair,
-) -> Result<(), barewire_tests::process::Failure> {
-    let (listener, addr) = Process::listen(&pair.foreign, ["listen"], DEADLINE).await?;
-    let addr = addr.as_str();
-    let mut all = async |what: &str,
-                         args: &[&str],
-                         name: &str,
-                         check: fn(&serde_json::Value) -> CellResult| {
-        let mut line: Vec<&str> = args.to_vec();
-        line.extend(["--json", "--timeout", "60", addr]);
-        tally
-            .cell(pair, DIRECTION, what, async {
-                check(&run(&pair.barewire, &line, name, DEADLINE).await?)
-            })
+pub(crate) async fn cells(group: &Group<'_>, wanted: &[What]) -> Result<(), Failure> {
+    let (mut listener, addr) =
+        Process::listen(group.foreign(), group.listen_line(), DEADLINE).await?;
+    for &what in wanted {
+        group
+            .cell(what, cell(group, what, &mut listener, &addr))
             .await;
-    };
-    all("identify", &["identify"], "identify", check_identify).await;
-    all("ping", &["ping", "--count", "100"], "ping", ping_figures).await;
-    all("echo 10 MiB", &["echo", "--size", "10MiB"], "echo", |_| {
-        Ok("10 MiB compared".to_owned())
-    })
-    .await;
-    all(
-        "64 parallel streams",
-        &[
-            "bench",
-            "streams",
-            "--count",
-            "64",
-            "--concurrency",
-            "64",
-            "--size",
-            "64KiB",
-        ],
-        "streams",
-        rate,
-    )
-    .await;
-    all(
-        "perf up 256 MiB",
-        &["perf", "--upload", "256MiB", "--download", "0"],
-        "perf",
-        upload,
-    )
-    .await;
-    all(
-        "perf down 256 MiB",
-        &["perf", "--upload", "0", "--download", "256MiB"],
-        "perf",
-        download,
-    )
-    .await;
-
-    tally
-        .cell(pair, DIRECTION, "half close", half_close(addr))
-        .await;
-    tally
-        .cell(pair, DIRECTION, "reset by them", reset_by_them(addr))
-        .await;
-    tally
-        .cell(pair, DIRECTION, "reset by us", reset_by_us(pair))
-        .await;
-    tally
-        .cell(pair, DIRECTION, "wrong peer id", wrong_peer(pair, addr))
-        .await;
-    tally
-        .cell(pair, DIRECTION, "peer killed mid-stream", killed(pair))
-        .await;
-    if pair.stack == Foreign::Go {
-        tally
-            .cell(pair, DIRECTION, "early muxer", muxer(pair, &[], true))
-            .await;
-        tally
-            .cell(
-                pair,
-                DIRECTION,
-                "multistream muxer",
-                muxer(pair, &["--no-early-muxer"], false),
-            )
-            .await;
-    } else {
-        tally
-            .cell(
-                pair,
-                DIRECTION,
-                "multistream muxer",
-                muxer(pair, &[], false),
-            )
-            .await;
+    }
+    if wanted.contains(&What::ListenerKilled) {
+        return Ok(());
     }
     listener.stop(DEADLINE).await
 }
 
-pub(crate) fn ping_figures(event: &serde_json::Value) -> CellResult {
+async fn cell(group: &Group<'_>, what: What, listener: &mut Process, addr: &str) -> CellResult {
+    match what {
+        What::HalfClose => half_close(group, addr).await,
+        What::ResetByListener => reset_by_them(group, addr).await,
+        What::ResetByDialler => reset_by_us(group, listener, addr).await,
+        What::EarlyMuxer => {
+            let early = group.combination.early_muxer(group.stack);
+            muxer(group, addr, early == Some(true)).await
+        }
+        What::LateMuxer => {
+            let mut line = group.listen_line();
+            line.push("--no-early-muxer".to_owned());
+            let (listener, addr) = Process::listen(group.foreign(), line, DEADLINE).await?;
+            let said = muxer(group, &addr, false).await?;
+            listener.stop(DEADLINE).await?;
+            Ok(said)
+        }
+        What::Private => private::cell(group).await,
+        What::WrongPeer => wrong_peer(group, addr).await,
+        What::ListenerKilled => killed(group, listener, addr).await,
+        _ => {
+            let (command, event) = what.command();
+            let line = group.dial_line(command, addr);
+            let event = run(group.barewire(), line, event, DEADLINE).await?;
+            match what {
+                What::Identify => check_identity(group, &event),
+                _ => figures(what, &event),
+            }
+        }
+    }
+}
+
+/// What the event of a measuring command has to hold.
+pub(crate) fn figures(what: What, event: &Value) -> CellResult {
+    match what {
+        What::Streams => rate(event),
+        What::Echo => Ok(format!("{:.2} s", number(event, "secs")?)),
+        What::HalfClose => Ok(format!(
+            "{} bytes came back after their end",
+            number(event, "bytes")?
+        )),
+        What::PerfUp => speed(event, "upload_bytes", "upload_s"),
+        What::PerfDown => speed(event, "download_bytes", "download_s"),
+        _ => ping_figures(event),
+    }
+}
+
+fn ping_figures(event: &Value) -> CellResult {
     ensure(number(event, "count")? >= 1.0, || {
         format!("no pings in {event}")
     })?;
-    Ok(format!(
-        "p50 {:.0} us, p99 {:.0} us",
-        number(event, "p50_us")?,
-        number(event, "p99_us")?
-    ))
+    Ok(format!("p50 {:.0} us", number(event, "p50_us")?))
 }
 
-pub(crate) fn rate(event: &serde_json::Value) -> CellResult {
+fn rate(event: &Value) -> CellResult {
     ensure(number(event, "count")? == 64.0, || {
         format!("not 64 streams in {event}")
     })?;
     Ok(format!("{:.0} per s", number(event, "per_s")?))
 }
 
-pub(crate) fn upload(event: &serde_json::Value) -> CellResult {
-    speed(event, "upload_bytes", "upload_s")
-}
-
-pub(crate) fn download(event: &serde_json::Value) -> CellResult {
-    speed(event, "download_bytes", "download_s")
-}
-
-fn speed(event: &serde_json::Value, bytes: &str, secs: &str) -> CellResult {
+fn speed(event: &Value, bytes: &str, secs: &str) -> CellResult {
     let count = number(event, bytes)?;
     ensure(count == f64::from(256 << 20), || {
         format!("not 256 MiB in {event}")
@@ -150,9 +105,84 @@ fn speed(event: &serde_json::Value, bytes: &str, secs: &str) -> CellResult {
     ))
 }
 
+/// What they must tell us: who they are, what they serve, where they see us, and a record that verifies.
+fn check_identity(group: &Group<'_>, event: &Value) -> CellResult {
+    let stack = group.stack;
+    let agent = match stack {
+        // py-libp2p cannot be told what to call itself.
+        Foreign::Py => "py-libp2p/".to_owned(),
+        stack => format!("barewire-peer-{stack}/"),
+    };
+    check_identify(
+        event,
+        &agent,
+        &["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", "/barewire/echo/1.0.0"],
+        Tells {
+            record: true,
+            // py-libp2p does not know from where a WebSocket comes.
+            observed: stack != Foreign::Py || !group.combination.name.starts_with("ws"),
+        },
+    )
+}
+
+/// What not everybody tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Tells {
+    /// A signed record that is accepted.
+    pub(crate) record: bool,
+    /// The address at which the other side is seen.
+    pub(crate) observed: bool,
+}
+
+/// What each side must tell the other: who it is, what it serves, where it sees the other, and a record that verifies.
+pub(crate) fn check_identify(
+    event: &Value,
+    agent: &str,
+    serves: &[&str],
+    tells: Tells,
+) -> CellResult {
+    let told = text(event, "agent")?;
+    ensure(told.contains(agent), || format!("the agent is {told}"))?;
+    let protocols = event["protocols"]
+        .as_array()
+        .ok_or("no list of protocols")?;
+    for id in serves {
+        ensure(protocols.iter().any(|known| known == id), || {
+            format!("{id} is not told: {event}")
+        })?;
+    }
+    let listen = event["listen_addrs"]
+        .as_array()
+        .ok_or("no list of addresses")?;
+    ensure(!listen.is_empty(), || {
+        format!("no address is told: {event}")
+    })?;
+    ensure(!tells.record || event["signed_record"] == true, || {
+        format!("no signed record was accepted: {event}")
+    })?;
+    let accepted = if tells.record {
+        ", signed record accepted"
+    } else {
+        ""
+    };
+    if !tells.observed {
+        return Ok(format!("{told}{accepted}"));
+    }
+    let observed = text(event, "observed_addr")?;
+    let port = ["/ip4/127.0.0.1/tcp/", "/ip4/127.0.0.1/udp/"]
+        .iter()
+        .find_map(|start| observed.strip_prefix(start))
+        .and_then(|rest| rest.split('/').next())
+        .and_then(|port| port.parse::<u16>().ok());
+    ensure(port.is_some_and(|port| port != 0), || {
+        format!("the observed address is {observed}")
+    })?;
+    Ok(format!("{told}{accepted}, observed {observed}"))
+}
+
 /// Data and end handed over together, often: some receivers take an end for the truth before they have read all.
-async fn half_close(addr: &str) -> CellResult {
-    let endpoint = own::endpoint().await?;
+async fn half_close(group: &Group<'_>, addr: &str) -> CellResult {
+    let endpoint = own::endpoint(group).await?;
     let connection = endpoint.connect(addr.parse()?).await?;
     let mut payload = vec![0; 100_000];
     rand::rng().fill_bytes(&mut payload);
@@ -168,8 +198,8 @@ async fn half_close(addr: &str) -> CellResult {
     Ok(format!("{REPEATED} times 100 kB came back after our end"))
 }
 
-async fn reset_by_them(addr: &str) -> CellResult {
-    let endpoint = own::endpoint().await?;
+async fn reset_by_them(group: &Group<'_>, addr: &str) -> CellResult {
+    let endpoint = own::endpoint(group).await?;
     let connection = endpoint.connect(addr.parse()?).await?;
     let mut stream = connection.open_stream(protocol::RESET).await?;
     stream.write_chunk(Bytes::from_static(b"reset")).await?;
@@ -184,27 +214,24 @@ async fn reset_by_them(addr: &str) -> CellResult {
     ))
 }
 
-async fn reset_by_us(pair: &Pair) -> CellResult {
-    let (mut listener, addr) = Process::listen(&pair.foreign, ["listen"], DEADLINE).await?;
-    let endpoint = own::endpoint().await?;
+async fn reset_by_us(group: &Group<'_>, listener: &mut Process, addr: &str) -> CellResult {
+    let endpoint = own::endpoint(group).await?;
     let connection = endpoint.connect(addr.parse()?).await?;
     own::open_hold(&connection).await?.reset(0);
     let lost = listener.expect("lost", DEADLINE).await?;
     let rtt = ping::ping(&connection, DEADLINE).await?;
-    let said = format!(
+    Ok(format!(
         "they say `{}`; the connection lives: ping {} us",
         text(&lost, "error")?,
         rtt.as_micros()
-    );
-    listener.stop(DEADLINE).await?;
-    Ok(said)
+    ))
 }
 
-async fn wrong_peer(pair: &Pair, addr: &str) -> CellResult {
+async fn wrong_peer(group: &Group<'_>, addr: &str) -> CellResult {
     let (actual, strange, wrong) = with_strange_peer(addr)?;
     let said = run_failing(
-        &pair.barewire,
-        ["ping", "--timeout", "60", &wrong],
+        group.barewire(),
+        group.dial_line(&["ping"], &wrong),
         DEADLINE,
     )
     .await?;
@@ -214,9 +241,8 @@ async fn wrong_peer(pair: &Pair, addr: &str) -> CellResult {
     Ok(said.trim().to_owned())
 }
 
-async fn killed(pair: &Pair) -> CellResult {
-    let (mut listener, addr) = Process::listen(&pair.foreign, ["listen"], DEADLINE).await?;
-    let endpoint = own::endpoint().await?;
+async fn killed(group: &Group<'_>, listener: &mut Process, addr: &str) -> CellResult {
+    let endpoint = own::endpoint(group).await?;
     let connection = endpoint.connect(addr.parse()?).await?;
     let mut stream = own::open_hold(&connection).await?;
     let start = Instant::now();
@@ -231,11 +257,8 @@ async fn killed(pair: &Pair) -> CellResult {
     ))
 }
 
-async fn muxer(pair: &Pair, args: &[&str], early: bool) -> CellResult {
-    let mut line = vec!["listen"];
-    line.extend(args);
-    let (listener, addr) = Process::listen(&pair.foreign, line, DEADLINE).await?;
-    let endpoint = own::endpoint().await?;
+async fn muxer(group: &Group<'_>, addr: &str, early: bool) -> CellResult {
+    let endpoint = own::endpoint(group).await?;
     let connection = endpoint.connect(addr.parse()?).await?;
     let info = connection.info();
     ensure(info.early_muxer == early, || {
@@ -245,12 +268,10 @@ async fn muxer(pair: &Pair, args: &[&str], early: bool) -> CellResult {
         format!("the muxer is {}", info.muxer)
     })?;
     let rtt = ping::ping(&connection, DEADLINE).await?;
-    let said = format!(
-        "{} {}, ping {} us",
+    Ok(format!(
+        "{} {}, early muxer: {early}, ping {} us",
         info.security,
         info.muxer,
         rtt.as_micros()
-    );
-    listener.stop(DEADLINE).await?;
-    Ok(said)
+    ))
 }

@@ -64,6 +64,15 @@ pub struct StackOptions {
     /// Accepted for symmetry: these stacks negotiate the muxer by multistream only.
     #[arg(long)]
     pub no_early_muxer: bool,
+    /// Certificate to listen with on wss, PEM.
+    #[arg(long, requires = "ws_key")]
+    pub ws_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, requires = "ws_cert")]
+    pub ws_key: Option<PathBuf>,
+    /// Certificate to trust when dialling wss, PEM.
+    #[arg(long)]
+    pub ws_ca: Option<PathBuf>,
     /// Accepted for symmetry: the output is always JSON lines.
     #[arg(long)]
     pub json: bool,

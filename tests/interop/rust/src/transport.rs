@@ -11,6 +11,7 @@ use libp2p::{
     },
     dns, identity, noise, quic, tcp, tls, websocket, yamux,
 };
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -43,8 +44,10 @@ pub(crate) fn build(
     let tcp = || tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
     let mut transport: Muxed = secured!(tcp(), key, options);
     if addrs.iter().any(|addr| addr.contains("/ws")) {
-        let ws = secured!(websocket::Config::new(tcp()), key, options);
-        transport = join(ws, transport);
+        let mut ws = websocket::Config::new(tcp());
+        ws.set_tls_config(wss(options)?);
+        // The other way round TCP would take the address and leave out the WebSocket.
+        transport = join(secured!(ws, key, options), transport);
     }
     if addrs.iter().any(|addr| addr.contains("/quic-v1")) {
         let quic = quic::tokio::Transport::new(quic::Config::new(key))
@@ -56,6 +59,26 @@ pub(crate) fn build(
         transport = dns::tokio::Transport::system(transport)?.boxed();
     }
     Ok(transport)
+}
+
+/// The certificate to listen with on wss and the one to trust when dialling it.
+fn wss(options: &StackOptions) -> Result<websocket::tls::Config, Failure> {
+    let mut tls = websocket::tls::Config::builder();
+    if let (Some(cert), Some(key)) = (&options.ws_cert, &options.ws_key) {
+        let key = PrivateKeyDer::from_pem_file(key)?;
+        let chain = CertificateDer::pem_file_iter(cert)?
+            .map(|cert| Ok(websocket::tls::Certificate::new(cert?.to_vec())))
+            .collect::<Result<Vec<_>, Failure>>()?;
+        tls.server(
+            websocket::tls::PrivateKey::new(key.secret_der().to_vec()),
+            chain,
+        )?;
+    }
+    if let Some(trusted) = &options.ws_ca {
+        let trusted = CertificateDer::from_pem_file(trusted)?;
+        tls.add_trust(&websocket::tls::Certificate::new(trusted.to_vec()))?;
+    }
+    Ok(tls.finish())
 }
 
 fn join(first: Muxed, second: Muxed) -> Muxed {

@@ -1,0 +1,45 @@
+// Foreign peer on js-libp2p in Node.js.
+import * as client from './client.js'
+import { newHost } from './host.js'
+import { emit, parse } from './options.js'
+import { serve } from './serve.js'
+
+async function listen (options) {
+  const host = await newHost(options, options.listen)
+  await serve(host, options.echoProtocols, emit)
+  const peer = host.peerId.toString()
+  for (const addr of host.getMultiaddrs()) {
+    emit({ event: 'listening', peer, addr: String(addr) })
+  }
+  await new Promise(resolve => {
+    process.stdin.resume().on('end', resolve)
+    process.once('SIGTERM', resolve)
+    process.once('SIGINT', resolve)
+  })
+}
+
+async function main (args) {
+  const { command, addr, options } = parse('peer-js', args)
+  if (command === 'listen') {
+    return listen(options)
+  }
+  setTimeout(() => fail(new Error(`not done within ${options.timeout} s`)), options.timeout * 1000).unref()
+  if (command === 'bench handshakes') {
+    return emit(await client.benchHandshakes(() => newHost(options), addr, options))
+  }
+  const what = client.COMMANDS[command]
+  if (what == null) {
+    throw new Error(`unknown command ${command}`)
+  }
+  emit(await client.run(what, await newHost(options), addr, { ...options, emit }))
+}
+
+function fail (cause) {
+  for (const inner of [cause, ...cause.errors ?? []]) {
+    console.error(`peer-js: ${inner.message ?? inner.type}`)
+  }
+  process.exit(1)
+}
+
+// Whoever waits for the end of this process waits for nothing else: open connections end with it.
+main(process.argv.slice(2)).then(() => process.exit(0), fail)
