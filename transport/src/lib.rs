@@ -9,6 +9,9 @@
 //! socket ◀ write ─ buffer ◀ seal (the one copy) ─ mux ◀ Bytes ─ Stream::write_chunk
 //! ```
 //!
+//! QUIC has its own security, streams and tasks, all by quinn ([`quic`]); a [`Connection`] and its
+//! [`Stream`]s promise the same over it.
+//!
 //! A write queues a reference and wakes the connection task, which runs behind the tasks that are
 //! ready now: what several streams queue is sealed and written together.
 
