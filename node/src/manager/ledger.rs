@@ -235,8 +235,8 @@ impl Ledger {
     /// The limit it does not fit.
     pub fn check(&self, entry: &Entry) -> Result<(), Refusal> {
         let limits = &self.limits;
-        let peer = self.peers.get(&entry.peer);
-        if peer.is_some_and(|peer| peer.links >= limits.max_per_peer) {
+        let links = self.peers.get(&entry.peer).map_or(0, |peer| peer.links);
+        if links >= limits.max_per_peer {
             return Err(Refusal::PerPeer);
         }
         let privileged = self.is_privileged(&entry.peer);
