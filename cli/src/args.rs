@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use barewire_base::Multiaddr;
-use barewire_node::{CongestionController, MuxerKind};
+use barewire_node::{CongestionController, MuxerKind, SecurityKind};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 /// A peer-to-peer node that speaks libp2p's wire protocols.
@@ -105,6 +105,17 @@ pub(crate) struct LimitsArgs {
 pub(crate) enum Security {
     /// Noise XX.
     Noise,
+    /// TLS 1.3. Its secrets go to the file that SSLKEYLOGFILE names, if it is set.
+    Tls,
+}
+
+impl From<Security> for SecurityKind {
+    fn from(security: Security) -> Self {
+        match security {
+            Security::Noise => Self::Noise,
+            Security::Tls => Self::Tls,
+        }
+    }
 }
 
 /// Which implementation of yamux to use.
@@ -149,9 +160,16 @@ pub(crate) struct NodeArgs {
     /// File with the key, made if it does not exist. Without it the identity is new.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
-    /// Security protocol.
-    #[arg(long, value_enum, default_value = "noise")]
-    pub(crate) security: Security,
+    /// Secure channels, best first, separated by commas. With a single one a dial takes a round trip
+    /// less.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "noise",
+        value_name = "LIST"
+    )]
+    pub(crate) security: Vec<Security>,
     /// Muxer implementation.
     #[arg(long, value_enum, default_value = "yamux")]
     pub(crate) muxer: Muxer,

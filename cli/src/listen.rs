@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    args::{IdArgs, ListenArgs, NodeArgs, Security},
+    args::{IdArgs, ListenArgs, NodeArgs},
     failure::Failure,
     output, watch,
 };
@@ -73,12 +73,12 @@ pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<End
 
 /// What the common options configure.
 fn config(args: &NodeArgs) -> Result<Config, Failure> {
-    // The only security so far; a new one has to say here what it configures.
-    let Security::Noise = args.security;
     let mut config = match args.memory_limit {
         Some(bytes) => Config::from_memory(bytes),
         None => Config::default(),
     };
+    config.security = args.security.iter().copied().map(Into::into).collect();
+    config.log_tls_keys = true;
     config.muxer = args.muxer.into();
     config.quic.max_mtu = args.quic_mtu;
     config.quic.congestion = args.quic_congestion.into();

@@ -11,6 +11,16 @@ use crate::{
     peer_book::PeerBookConfig,
 };
 
+/// A secure channel of byte streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SecurityKind {
+    /// Noise XX, `/noise`.
+    Noise,
+    /// TLS 1.3, `/tls/1.0.0`.
+    Tls,
+}
+
 /// Settings of an [`Endpoint`](crate::Endpoint).
 ///
 /// ```
@@ -29,6 +39,14 @@ pub struct Config {
     /// Key of the private network this node lives in. Only TCP and WebSocket can be used then.
     /// Default `None`.
     pub psk: Option<Psk>,
+    /// Secure channels of byte streams, best first. A dial proposes them in this order; with a
+    /// single one its handshake goes out with the proposal, which saves a round trip. Listening
+    /// accepts any of them. Default: Noise alone, which every libp2p implementation speaks.
+    pub security: Vec<SecurityKind>,
+    /// Whether the secrets of TLS are written to the file that the environment variable
+    /// `SSLKEYLOGFILE` names, where there is one. Whoever has that file can read all traffic.
+    /// Default off.
+    pub log_tls_keys: bool,
     /// Multiplexer implementation. Default: our own session.
     pub muxer: MuxerKind,
     /// Windows and limits of the multiplexer.
@@ -74,6 +92,8 @@ impl Default for Config {
             quic: QuicConfig::default(),
             ws: WsConfig::default(),
             psk: None,
+            security: vec![SecurityKind::Noise],
+            log_tls_keys: false,
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
             limits: Limits::default(),

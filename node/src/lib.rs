@@ -33,7 +33,7 @@ pub use barewire_transport::{
     MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError, UpgradeError,
     WhyOpen, pnet, ws,
 };
-pub use config::{Config, IdentifyConfig, PingConfig};
+pub use config::{Config, IdentifyConfig, PingConfig, SecurityKind};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};
 pub use error::{BindError, DialError, ListenError, OpenError};
 pub use events::{Event, EventItem, Events};

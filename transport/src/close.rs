@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use barewire_base::Fault;
 use barewire_mux::MuxError;
-use barewire_security::{OpenError, SealError};
+use barewire_security::{Alert, OpenError, SealError};
 
 use crate::ws::FrameError;
 
@@ -169,6 +169,14 @@ pub enum CloseReason {
     /// A record failed to open.
     #[error("a record from the remote is damaged: {0}")]
     Record(OpenError),
+    /// The remote ended the secure channel with this alert of TLS. On the side that dialled it may be
+    /// the refusal of its certificate: over TLS it has its connection before the remote has verified
+    /// that.
+    #[error("{0}")]
+    Alert(Alert),
+    /// The remote changed its keys more often than 32 times in a second.
+    #[error("the remote floods with changes of keys")]
+    KeyUpdateFlood,
     /// The remote sent more empty records per second than allowed.
     #[error("the remote floods with empty records")]
     EmptyRecordFlood,
@@ -211,7 +219,8 @@ impl CloseReason {
             | Self::Remote(_)
             | Self::RemoteEnded
             | Self::RemoteReset
-            | Self::QuicRemote(_) => Party::Remote,
+            | Self::QuicRemote(_)
+            | Self::Alert(_) => Party::Remote,
             Self::KeepaliveTimeout | Self::Io(_) => Party::Network,
             _ => Party::Us,
         }
@@ -224,6 +233,8 @@ impl CloseReason {
             Self::Local(reason) => reason.name(),
             Self::Remote(code) => code_name(*code).unwrap_or("other code"),
             Self::RemoteEnded => "ended",
+            Self::Alert(_) => "alert",
+            Self::KeyUpdateFlood => "key update flood",
             Self::RemoteReset => "reset",
             Self::KeepaliveTimeout => "timeout",
             Self::WriteStalled => "write stall",

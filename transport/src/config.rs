@@ -4,9 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use barewire_base::{Budget, Multiaddr, PeerId};
 use barewire_mux::{Role, yamux};
-use barewire_security::noise;
 
-use crate::{close::LocalReason, pnet::Psk, slab::SlabPool};
+use crate::{close::LocalReason, pnet::Psk, secure::Security, slab::SlabPool};
 
 /// Which implementation multiplexes streams. Both speak `/yamux/1.0.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,8 +39,10 @@ pub trait Admission: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct UpgradeConfig {
-    /// Static key, signed payload and muxer list of the Noise handshake.
-    pub noise: Arc<noise::Config>,
+    /// Secure channels, best first. A dialling side proposes them in this order; with only one, its
+    /// handshake goes out with the proposal, which saves a round trip. A listening side accepts any
+    /// of them.
+    pub security: Vec<Security>,
     /// Multiplexer implementation.
     pub muxer: MuxerKind,
     /// Limits and windows of the multiplexer.
@@ -69,11 +70,11 @@ pub struct UpgradeConfig {
 }
 
 impl UpgradeConfig {
-    /// Defaults around the given Noise configuration and memory budget.
+    /// Defaults around the given secure channels and memory budget.
     #[must_use]
-    pub fn new(noise: Arc<noise::Config>, budget: Budget) -> Self {
+    pub fn new(security: Vec<Security>, budget: Budget) -> Self {
         Self {
-            noise,
+            security,
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
             budget,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barewire_security::{Opened, Opener};
+use barewire_security::{OpenError, Opened, Opener};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -30,6 +30,8 @@ pub(crate) type BoxReader = Box<dyn AsyncRead + Send + Unpin>;
 const READ_PER_TURN: usize = 64 * 1024;
 /// How long a goodbye may take to be written.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// Changes of keys a remote may make. An honest one makes one in 2^24 records.
+pub(crate) const KEY_UPDATES_PER_SECOND: u32 = 32;
 /// Unread chunks up to this length are copied out of a slab that has been left.
 const COMPACT_BELOW: usize = crate::slab::LARGE / 8;
 
@@ -53,19 +55,21 @@ pub(crate) struct Driver {
     /// What `sleep` is set to; it may be later than due, never earlier than needed.
     sleep_until: Option<Instant>,
     limits: Limits,
-    empty: EmptyRecords,
+    /// Records without plaintext: a few bytes for the sender, a decryption for us.
+    empty: PerSecond,
+    key_updates: PerSecond,
     /// The connection has ended; what is sealed is written until then.
     goodbye: Option<(BoxWriter, Instant)>,
 }
 
-/// Empty records cost the sender 18 bytes and us a decryption each.
+/// Counts what costs the sender less than us.
 #[derive(Default)]
-struct EmptyRecords {
+struct PerSecond {
     second: Option<Instant>,
     count: u32,
 }
 
-impl EmptyRecords {
+impl PerSecond {
     fn exceeds(&mut self, now: Instant, limit: u32) -> bool {
         match self.second {
             Some(start) if now.duration_since(start) < Duration::from_secs(1) => self.count += 1,
@@ -97,7 +101,8 @@ impl Driver {
             sleep: None,
             sleep_until: None,
             limits,
-            empty: EmptyRecords::default(),
+            empty: PerSecond::default(),
+            key_updates: PerSecond::default(),
             goodbye: None,
         }
     }
@@ -139,10 +144,7 @@ impl Driver {
         self.record = None;
         loop {
             let pending = self.slab.pending();
-            let opened = self
-                .opener
-                .open_in_place(pending)
-                .map_err(CloseReason::Record)?;
+            let opened = self.opener.open_in_place(pending).map_err(record_reason)?;
             let plaintext = match opened {
                 Opened::NeedMore { total } => {
                     self.record = total;
@@ -152,6 +154,14 @@ impl Driver {
                     plaintext,
                     consumed,
                 } => pending.split_to(consumed).freeze().slice(plaintext),
+                Opened::KeyUpdate { consumed } => {
+                    drop(pending.split_to(consumed));
+                    if self.key_updates.exceeds(now, KEY_UPDATES_PER_SECOND) {
+                        return Err(CloseReason::KeyUpdateFlood);
+                    }
+                    continue;
+                }
+                Opened::Closed => return Err(CloseReason::RemoteEnded),
             };
             if plaintext.is_empty() {
                 if self
@@ -258,17 +268,27 @@ impl Driver {
         let now = now();
         if !matches!(
             reason,
-            CloseReason::RemoteEnded | CloseReason::RemoteReset | CloseReason::Io(_)
+            CloseReason::RemoteEnded
+                | CloseReason::RemoteReset
+                | CloseReason::Alert(_)
+                | CloseReason::Io(_)
         ) {
             if matches!(
                 reason,
-                CloseReason::Record(_) | CloseReason::EmptyRecordFlood
+                CloseReason::Record(_)
+                    | CloseReason::EmptyRecordFlood
+                    | CloseReason::KeyUpdateFlood
             ) {
                 self.shared.state.lock().mux.close(GO_AWAY_PROTOCOL_ERROR);
             }
             // A failure to say goodbye changes nothing.
             drop(self.pump(cx, now));
             if !self.transmitter.is_blocked() {
+                let error = match &reason {
+                    CloseReason::Record(error) => Some(error),
+                    _ => None,
+                };
+                self.transmitter.say_end(cx, error);
                 let writer = self.transmitter.take_writer();
                 self.goodbye = writer.map(|writer| (writer, now + GOODBYE));
             }
@@ -292,6 +312,13 @@ pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<()
     let result = state.mux.handle_input(now, plaintext);
     state.drain_events(now);
     result.map_err(mux_reason)
+}
+
+fn record_reason(error: OpenError) -> CloseReason {
+    match error {
+        OpenError::Alert(alert) => CloseReason::Alert(alert),
+        other => CloseReason::Record(other),
+    }
 }
 
 fn mux_reason(error: barewire_mux::MuxError) -> CloseReason {

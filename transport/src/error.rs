@@ -43,12 +43,12 @@ pub enum UpgradeError {
     /// The Noise handshake failed; covers a peer id other than the dialled one.
     #[error("secure handshake failed: {0}")]
     Handshake(HandshakeError),
-    /// A record could not be sealed.
-    #[error("the secure channel can send nothing: {0}")]
-    Seal(SealError),
     /// The TLS handshake failed; covers a peer id other than the dialled one.
     #[error("secure handshake failed: {0}")]
     Tls(tls::Error),
+    /// A record could not be sealed.
+    #[error("the secure channel can send nothing: {0}")]
+    Seal(SealError),
     /// The QUIC handshake ended with this transport error (RFC 9000, 20.1).
     #[error("the QUIC handshake failed with error {0:#x}")]
     Quic(u64),
@@ -83,9 +83,9 @@ impl UpgradeError {
             Self::Frame(error) => error.fault(),
             Self::Negotiation { error, .. } => error.fault(),
             Self::Handshake(error) => error.fault(),
+            Self::Tls(error) => error.fault(),
             Self::Refused(LocalReason::Limit(_)) => Fault::Limit,
             Self::Refused(_) => Fault::Local,
-            Self::Tls(error) => error.fault(),
         }
     }
 
@@ -93,10 +93,8 @@ impl UpgradeError {
     #[must_use]
     pub fn peer_id_mismatch(&self) -> Option<(PeerId, PeerId)> {
         match self {
-            Self::Handshake(HandshakeError::PeerIdMismatch { expected, found }) => {
-                Some((*expected, *found))
-            }
-            Self::Tls(tls::Error::Certificate(CertificateError::PeerIdMismatch {
+            Self::Handshake(HandshakeError::PeerIdMismatch { expected, found })
+            | Self::Tls(tls::Error::Certificate(CertificateError::PeerIdMismatch {
                 expected,
                 found,
             })) => Some((*expected, *found)),

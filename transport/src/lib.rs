@@ -1,7 +1,7 @@
 //! Transports, the connection upgrade and the connection task.
 //!
 //! This crate turns a byte stream (TCP, memory, or any `AsyncRead + AsyncWrite`) into a
-//! [`Connection`]: authenticated by Noise, multiplexed by Yamux, and driven by one task that owns
+//! [`Connection`]: authenticated by Noise or TLS, multiplexed by Yamux, and driven by one task that owns
 //! the read half of the socket, the record layer and the multiplexer.
 //!
 //! ```text
@@ -26,6 +26,7 @@ pub mod memory;
 mod muxed;
 pub mod pnet;
 pub mod quic;
+mod secure;
 mod slab;
 mod stream;
 pub mod tcp;
@@ -40,6 +41,7 @@ pub use connection::{Connection, ConnectionInfo, ConnectionStats};
 pub use error::{NegotiateError, OpenStreamError, StreamError, UpgradeError};
 pub use inbound::{InboundStream, InboundStreams};
 pub use lease::{Hold, HoldKind, Lease, WhyOpen};
+pub use secure::Security;
 pub use stream::{HeldAnswer, InlineHandler, ReadHalf, Stream, WriteHalf};
 pub use transports::{
     ConnectError, Incoming, Listener, RawConnection, TransportConfig, TransportError, Transports,

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use barewire_security::MAX_RECORD;
+use barewire_security::{MAX_HEADER, MAX_RECORD, MAX_SEALED};
 use bytes::{BufMut, BytesMut};
 use parking_lot::Mutex;
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 pub(crate) const SMALL: usize = 4 * 1024;
 /// Slab of a connection in a burst. Four full records: large enough that a read brings several,
 /// small enough to stay in a second-level cache.
-pub(crate) const LARGE: usize = 4 * MAX_RECORD;
+pub(crate) const LARGE: usize = 4 * MAX_SEALED;
 /// Turns in a row that must bring little before a burst counts as over.
 const QUIET_TURNS: u8 = 16;
 /// Large slabs and write buffers the pool keeps for reuse.
@@ -104,7 +104,7 @@ impl ReadSlab {
                 };
             }
         }
-        let whole = record.unwrap_or(2);
+        let whole = record.unwrap_or(MAX_HEADER);
         if filled > 0 && whole > self.buf.capacity() {
             // Only a small slab can be outgrown: see the limit below.
             let mut grown = self.pool.take();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use barewire_base::TransmitBuf;
-use barewire_security::{MAX_PLAINTEXT, MAX_RECORD, SealError, Sealer};
+use barewire_security::{MAX_PLAINTEXT, MAX_SEALED, OpenError, SealError, Sealer};
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
@@ -88,7 +88,7 @@ impl Transmitter {
         let mut exhausted = false;
         loop {
             // Frames are cut late: a new batch is sealed only when the last is nearly out.
-            if !exhausted && self.unsent() < MAX_RECORD {
+            if !exhausted && self.unsent() < MAX_SEALED {
                 exhausted = self.fill(&mut next)?;
             }
             if !self.is_blocked() {
@@ -132,13 +132,13 @@ impl Transmitter {
             self.out.clear();
             self.sent = 0;
         }
-        while self.out.len() + MAX_RECORD <= LARGE {
+        while self.out.len() + MAX_SEALED <= LARGE {
             self.gather.clear();
             if !next(&mut self.gather) || self.gather.is_empty() {
                 self.gather.clear();
                 return Ok(true);
             }
-            let needed = self.gather.len() + MAX_RECORD - MAX_PLAINTEXT;
+            let needed = self.sealer.sealed_len(self.gather.len());
             if self.out.capacity() - self.out.len() < needed {
                 self.grow(needed);
             }
@@ -176,6 +176,21 @@ impl Transmitter {
     fn give_back(&self, buf: BytesMut) {
         if buf.capacity() >= LARGE {
             self.pool.give(buf);
+        }
+    }
+
+    /// Writes what the secure channel has to say before its end, as far as the socket takes it now:
+    /// that all was sent, or which error of the remote ends it.
+    pub(crate) fn say_end(&mut self, cx: &mut Context<'_>, error: Option<&OpenError>) {
+        self.sealer.end(error, &mut self.out);
+        while let Some(writer) = self.writer.as_mut()
+            && self.sent < self.out.len()
+        {
+            let writer = std::pin::Pin::new(writer);
+            match writer.poll_write(cx, &self.out[self.sent..]) {
+                Poll::Ready(Ok(n)) if n > 0 => self.sent += n,
+                _ => return,
+            }
         }
     }
 

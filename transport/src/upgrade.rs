@@ -1,14 +1,14 @@
 //! From a byte stream to a connection: security, then the muxer, each within its deadline.
 //!
-//! The initiator proposes one security protocol, so its proposal and the first handshake message
-//! leave in one write, and the responder answers both in one; the last handshake message leaves
-//! with the first frames.
+//! An initiator with one security protocol sends its proposal and the first handshake message in one
+//! write, and the responder answers both in one; the last handshake message leaves with the first
+//! frames. With several the answer has to be waited for first.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use barewire_base::{Budget, PeerId, multistream};
 use barewire_mux::{Role, StreamMuxer, yamux};
-use barewire_security::{Opened, Opener, Sealer, noise};
+use barewire_security::{OpenError, Opened, Opener, Sealer, tls};
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
@@ -20,25 +20,28 @@ use tokio::{
 use crate::{
     config::{MuxerKind, UpgradeConfig},
     connection::{Connection, ConnectionInfo, Handle, Link, Shared, State, now},
-    driver::{BoxReader, Driver, Limits, feed},
+    driver::{BoxReader, Driver, KEY_UPDATES_PER_SECOND, Limits, feed},
     error::{UpgradeError, frame_error},
     inbound::InboundStreams,
     lease::Leases,
     pnet,
+    secure::{Handshake, Security},
     slab::ReadSlab,
     transmit::{BoxWriter, Transmitter},
     transports::RawConnection,
     ws::Copied,
 };
 
-/// multistream id of Noise.
-const NOISE: &str = "/noise";
 /// multistream id of Yamux, the only muxer.
 pub(crate) const YAMUX: &str = "/yamux/1.0.0";
-/// Most bytes an unfinished upgrade may have us hold: one Noise message and a little.
+/// Most bytes an unfinished upgrade may have us hold: one Noise message, or the longest of TLS in
+/// records of some length, and a little.
 const MAX_BUFFERED: usize = 68 * 1024;
 /// First read buffer; every handshake of the known implementations fits.
 const READ_BUFFER: usize = 1024;
+
+/// How long a remote whose handshake failed may take to read why.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Upgrades a byte stream this side opened. With `expected`, any other identity is refused before
 /// ours is revealed. The connection task is spawned on the current tokio runtime.
@@ -91,15 +94,15 @@ pub async fn upgrade_halves(
         input: BytesMut::with_capacity(READ_BUFFER),
         output: BytesMut::new(),
         copied: raw.copied,
+        key_updates: 0,
         stage: "security negotiation",
     };
     let deadlines = Deadlines {
         end: Instant::now() + config.total_timeout,
         stage: config.stage_timeout,
     };
-    let mut handshake = start_handshake(role, config, expected)?;
-    deadlines
-        .stage(agree_on_security(&mut wire, role, &mut handshake))
+    let mut handshake = deadlines
+        .stage(agree_on_security(&mut wire, role, config, expected))
         .await
         .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))
         .map_err(|error| match error {
@@ -114,7 +117,8 @@ pub async fn upgrade_halves(
         .stage(shake_hands(&mut wire, &mut handshake))
         .await
         .unwrap_or(Err(UpgradeError::Timeout { stage: wire.stage }))?;
-    let secured = handshake.finish().map_err(UpgradeError::Handshake)?;
+    let security = handshake.protocol();
+    let secured = handshake.finish()?;
     let early_muxer = secured.muxer.is_some();
     let (budget, refusal) = match config.admit(secured.peer_id, role, &raw.remote_addr) {
         Ok(budget) => (budget, None),
@@ -139,7 +143,7 @@ pub async fn upgrade_halves(
         local_addr: raw.local_addr,
         remote_addr: raw.remote_addr,
         transport: raw.transport,
-        security: NOISE,
+        security,
         muxer: YAMUX,
         early_muxer,
         established: now(),
@@ -176,6 +180,7 @@ struct Wire {
     input: BytesMut,
     output: BytesMut,
     copied: Arc<Copied>,
+    key_updates: u32,
     stage: &'static str,
 }
 
@@ -210,6 +215,21 @@ impl Wire {
         .map_err(|error| self.io_error(error.kind()))
     }
 
+    /// Sends what waits as the last, and reads on until the remote has ended the connection: to close
+    /// it with unread input would reset it, and the remote might never see why.
+    async fn say_why(&mut self) -> Result<(), UpgradeError> {
+        self.flush().await?;
+        let shut = self.writer.shutdown().await;
+        shut.map_err(|error| self.io_error(error.kind()))?;
+        let mut unread = [0; READ_BUFFER];
+        for _ in 0..MAX_BUFFERED / READ_BUFFER {
+            if !matches!(self.reader.read(&mut unread).await, Ok(1..)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn io_error(&self, kind: std::io::ErrorKind) -> UpgradeError {
         UpgradeError::Io {
             stage: self.stage,
@@ -225,68 +245,83 @@ impl Wire {
     }
 }
 
-fn start_handshake(
-    role: Role,
-    config: &UpgradeConfig,
-    expected: Option<PeerId>,
-) -> Result<noise::Handshake, UpgradeError> {
-    let mut rng = rand::rng();
-    match role {
-        Role::Client => noise::Handshake::initiator(&config.noise, expected, &mut rng),
-        Role::Server => noise::Handshake::responder(&config.noise, &mut rng),
-    }
-    .map_err(UpgradeError::Handshake)
-}
-
+/// Agrees on one of our secure channels and begins its handshake.
 async fn agree_on_security(
     wire: &mut Wire,
     role: Role,
-    handshake: &mut noise::Handshake,
-) -> Result<(), UpgradeError> {
+    config: &UpgradeConfig,
+    expected: Option<PeerId>,
+) -> Result<Handshake, UpgradeError> {
+    let find = |id: &str| {
+        let mut ours = config.security.iter();
+        ours.find(|security| security.protocol() == id)
+    };
+    let start = |agreed: Option<Arc<str>>| match agreed.as_deref().and_then(find) {
+        Some(security) => security.start(role, expected),
+        None => Err(UpgradeError::Negotiation {
+            stage: "security negotiation",
+            error: multistream::NegotiationError::NoneAccepted,
+        }),
+    };
     match role {
         Role::Client => {
-            let mut dialer = multistream::Dialer::optimistic(NOISE.into());
+            let ids = config.security.iter().map(Security::protocol);
+            let mut dialer = multistream::Dialer::new(ids.map(Into::into).collect());
             dialer.poll_transmit(&mut wire.output);
-            handshake.poll_transmit(&mut wire.output);
+            let mut early = match config.security.as_slice() {
+                [only] => Some(only.start(role, expected)?),
+                _ => None,
+            };
+            if let Some(handshake) = &mut early {
+                handshake.poll_transmit(&mut wire.output);
+            }
             while dialer.outcome().is_none() {
                 wire.exchange().await?;
                 let consumed = dialer
                     .handle_input(&wire.input)
                     .map_err(|error| wire.negotiation_error(error))?;
                 wire.input.advance(consumed);
+                dialer.poll_transmit(&mut wire.output);
             }
+            early.map_or_else(|| start(dialer.outcome().cloned()), Ok)
         }
         Role::Server => {
             let mut listener = multistream::Listener::new();
             while listener.outcome().is_none() {
                 wire.exchange().await?;
                 let consumed = listener
-                    .handle_input(&wire.input, &mut |id| (id == NOISE).then(|| NOISE.into()))
+                    .handle_input(&wire.input, &mut |id| {
+                        find(id).map(|security| security.protocol().into())
+                    })
                     .map_err(|error| wire.negotiation_error(error))?;
                 wire.input.advance(consumed);
                 listener.poll_transmit(&mut wire.output);
             }
+            start(listener.outcome().cloned())
         }
     }
-    Ok(())
 }
 
-async fn shake_hands(
-    wire: &mut Wire,
-    handshake: &mut noise::Handshake,
-) -> Result<(), UpgradeError> {
+async fn shake_hands(wire: &mut Wire, handshake: &mut Handshake) -> Result<(), UpgradeError> {
     loop {
         handshake.poll_transmit(&mut wire.output);
         if handshake.is_finished() {
             return Ok(());
         }
         if !wire.input.is_empty() {
-            let consumed = handshake
-                .handle_input(&wire.input)
-                .map_err(UpgradeError::Handshake)?;
-            wire.input.advance(consumed);
-            if consumed > 0 {
-                continue;
+            match handshake.handle_input(&mut wire.input) {
+                Ok(0) => {}
+                Ok(consumed) => {
+                    wire.input.advance(consumed);
+                    continue;
+                }
+                Err(error) => {
+                    if handshake.poll_transmit(&mut wire.output) {
+                        // Whether it arrives changes nothing.
+                        drop(tokio::time::timeout(GOODBYE, wire.say_why()).await);
+                    }
+                    return Err(error);
+                }
             }
         }
         wire.exchange().await?;
@@ -348,10 +383,8 @@ async fn open(
     plaintext: &mut BytesMut,
 ) -> Result<(), UpgradeError> {
     loop {
-        match opener
-            .open_in_place(&mut wire.input)
-            .map_err(UpgradeError::Record)?
-        {
+        let opened = opener.open_in_place(&mut wire.input);
+        match opened.map_err(record_error)? {
             Opened::Record {
                 plaintext: range,
                 consumed,
@@ -360,8 +393,25 @@ async fn open(
                 wire.input.advance(consumed);
                 return Ok(());
             }
+            Opened::KeyUpdate { consumed } => {
+                wire.input.advance(consumed);
+                wire.key_updates += 1;
+                if wire.key_updates > KEY_UPDATES_PER_SECOND {
+                    let flood = OpenError::Unexpected("another change of keys");
+                    return Err(UpgradeError::Record(flood));
+                }
+            }
+            Opened::Closed => return Err(UpgradeError::Tls(tls::Error::Closed)),
             Opened::NeedMore { .. } => wire.exchange().await?,
         }
+    }
+}
+
+/// A dialling side hears only here that its certificate was refused.
+fn record_error(error: OpenError) -> UpgradeError {
+    match error {
+        OpenError::Alert(alert) => UpgradeError::Tls(tls::Error::Alert(alert)),
+        other => UpgradeError::Record(other),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a stream and a connection promise, over yamux and over QUIC alike.
+//! What a stream and a connection promise, over yamux with Noise or TLS, and over QUIC alike.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,12 +21,18 @@ use bytes::Bytes;
 use common::{ECHO, Over, pair, serve_echo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-macro_rules! over_both {
+macro_rules! over_all {
     ($($name:ident,)+) => {
         mod yamux {
             $(#[tokio::test]
             async fn $name() {
                 super::$name(super::Over::Yamux).await;
+            })+
+        }
+        mod tls {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Over::Tls).await;
             })+
         }
         mod quic {
@@ -38,7 +44,7 @@ macro_rules! over_both {
     };
 }
 
-over_both! {
+over_all! {
     echoes_with_half_close,
     echoes_bulk_through_a_narrow_pipe_without_loss,
     a_refused_protocol_shows_at_the_first_read,

@@ -11,7 +11,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use barewire_base::{Budget, Keypair, Multiaddr, PeerId};
 use barewire_security::noise;
 use barewire_transport::{
-    CloseReason, ConnectError, Connection, InboundStreams, Listener, TransportConfig,
+    CloseReason, ConnectError, Connection, InboundStreams, Listener, Security, TransportConfig,
     TransportError, Transports, UpgradeConfig, UpgradeError,
     pnet::Psk,
     ws::{Certificate, HandshakeError, Roots},
@@ -32,7 +32,8 @@ fn transports(seed: u8, setup: Setup) -> (Transports, PeerId) {
     let keypair = Keypair::from_seed(&[seed; 32]);
     let noise =
         noise::Config::new(&keypair, vec!["/yamux/1.0.0".into()], &mut rand::rng()).unwrap();
-    let mut upgrade = UpgradeConfig::new(Arc::new(noise), Budget::unlimited());
+    let mut upgrade =
+        UpgradeConfig::new(vec![Security::Noise(Arc::new(noise))], Budget::unlimited());
     upgrade.psk = setup.psk.map(Psk::from_bytes);
     (Transports::new(upgrade, setup.transport), keypair.peer_id())
 }

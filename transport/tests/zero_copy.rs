@@ -15,8 +15,8 @@ use std::{
 };
 
 use barewire_base::{Budget, Keypair};
-use barewire_security::noise;
-use barewire_transport::{UpgradeConfig, upgrade_inbound, upgrade_outbound};
+use barewire_security::{noise, tls};
+use barewire_transport::{Security, UpgradeConfig, upgrade_inbound, upgrade_outbound};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -62,20 +62,33 @@ impl AsyncWrite for Watched {
     }
 }
 
-fn config(seed: u8) -> UpgradeConfig {
+fn noise(seed: u8) -> UpgradeConfig {
     let keypair = Keypair::from_seed(&[seed; 32]);
     let muxers = vec!["/yamux/1.0.0".into()];
     let noise = noise::Config::new(&keypair, muxers, &mut rand::rng()).unwrap();
-    UpgradeConfig::new(Arc::new(noise), Budget::unlimited())
+    UpgradeConfig::new(vec![Security::Noise(Arc::new(noise))], Budget::unlimited())
 }
+
+fn tls(seed: u8) -> UpgradeConfig {
+    let keypair = Keypair::from_seed(&[seed; 32]);
+    let muxers = vec!["/yamux/1.0.0".into()];
+    let tls = tls::Config::new(&keypair, muxers, &mut rand::rng()).unwrap();
+    UpgradeConfig::new(vec![Security::Tls(Arc::new(tls))], Budget::unlimited())
+}
+
+// A task like any other: the runtime polls the future it blocks on less often than tasks.
 
 #[tokio::test]
 async fn payload_is_sliced_from_the_slab_and_copied_once_out() {
-    // A task like any other: the runtime polls the future it blocks on less often than tasks.
-    tokio::spawn(bulk()).await.unwrap();
+    tokio::spawn(bulk(noise)).await.unwrap();
 }
 
-async fn bulk() {
+#[tokio::test]
+async fn payload_over_tls_is_sliced_from_the_slab_and_copied_once_out() {
+    tokio::spawn(bulk(tls)).await.unwrap();
+}
+
+async fn bulk(config: fn(u8) -> UpgradeConfig) {
     const TOTAL: u64 = 256 * 1024 * 1024;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

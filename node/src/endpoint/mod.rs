@@ -16,7 +16,9 @@ use std::{
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
 use barewire_security::{noise, tls};
-use barewire_transport::{Connection, LocalReason, TransportConfig, Transports, UpgradeConfig};
+use barewire_transport::{
+    Connection, LocalReason, Security, TransportConfig, Transports, UpgradeConfig,
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OnceCell, watch},
@@ -34,7 +36,7 @@ use self::{
 use crate::{
     addresses::{Addresses, is_wildcard},
     codes,
-    config::Config,
+    config::{Config, SecurityKind},
     error::{BindError, DialError, ListenError},
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
@@ -151,11 +153,26 @@ impl EndpointBuilder {
     /// Makes the endpoint. It listens nowhere yet. Must be called within a tokio runtime.
     pub async fn bind(self) -> Result<Endpoint, BindError> {
         let Self { keypair, config } = self;
-        let noise = noise::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
+        let mut tls = tls::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
             .map_err(|error| BindError::Security(error.to_string()))?;
+        if config.log_tls_keys {
+            tls.log_keys();
+        }
+        let tls = Arc::new(tls);
+        let mut security = Vec::new();
+        for kind in &config.security {
+            security.push(match kind {
+                SecurityKind::Noise => {
+                    noise::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
+                        .map(|noise| Security::Noise(Arc::new(noise)))
+                        .map_err(|error| BindError::Security(error.to_string()))?
+                }
+                SecurityKind::Tls => Security::Tls(Arc::clone(&tls)),
+            });
+        }
         let manager = Manager::new(config.limits.clone(), config.gater.clone());
         let manager = Arc::new(manager);
-        let mut upgrade = UpgradeConfig::new(Arc::new(noise), manager.buffers().clone());
+        let mut upgrade = UpgradeConfig::new(security, manager.buffers().clone());
         upgrade.admission = Some(Arc::clone(&manager) as _);
         upgrade.muxer = config.muxer;
         upgrade.psk = config.psk.clone();
@@ -166,9 +183,7 @@ impl EndpointBuilder {
         transport.tcp = config.tcp.clone();
         transport.ws = config.ws.clone();
         transport.quic = config.quic.clone();
-        let tls = tls::Config::new(&keypair, vec![YAMUX.into()], &mut rand::rng())
-            .map_err(|error| BindError::Security(error.to_string()))?;
-        transport.tls = Some(Arc::new(tls));
+        transport.tls = Some(tls);
         let peer_id = keypair.peer_id();
         let peer_book = whereabouts::open_book(config.peer_book.clone()).await?;
         let registry = Arc::new(Registry::new(Vec::new()));

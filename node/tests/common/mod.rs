@@ -9,7 +9,7 @@ use barewire_node::{
     protocols::{echo, perf},
 };
 use barewire_security::{Opened, Opener, Sealer, noise};
-use barewire_transport::UpgradeConfig;
+use barewire_transport::{Security, UpgradeConfig};
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -87,7 +87,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub fn upgrade_config() -> UpgradeConfig {
     let muxers = vec!["/yamux/1.0.0".into()];
     let noise = noise::Config::new(&keypair(), muxers, &mut rand::rng()).unwrap();
-    UpgradeConfig::new(Arc::new(noise), Budget::unlimited())
+    UpgradeConfig::new(vec![Security::Noise(Arc::new(noise))], Budget::unlimited())
 }
 
 /// yamux frame types and flags.
@@ -184,6 +184,7 @@ impl RawPeer {
                     self.frames.extend_from_slice(&self.input[plaintext]);
                     self.input.advance(consumed);
                 }
+                other @ (Opened::KeyUpdate { .. } | Opened::Closed) => panic!("{other:?}"),
                 Opened::NeedMore { .. } => {
                     let read = self.socket.read_buf(&mut self.input).await.unwrap();
                     assert_ne!(read, 0, "the connection ended");

@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 use super::payload::{self, Payload};
 use super::resolver::{KEY, Resolver};
 use super::{Config, HandshakeError, PayloadError};
-use crate::Session;
+use crate::session::RecordKey;
 use crate::verified::Digest;
+use crate::{Secured, Session};
 
 const LENGTH_PREFIX: usize = 2;
 const TAG: usize = 16;
@@ -52,21 +53,6 @@ enum Stage {
     },
     Done(Box<Secured>),
     Failed(HandshakeError),
-}
-
-/// What a finished handshake gives.
-#[derive(Debug)]
-pub struct Secured {
-    /// The record layer.
-    pub session: Session,
-    /// The peer, proven.
-    pub peer_id: PeerId,
-    /// The key that proved it.
-    pub public_key: PublicKey,
-    /// The muxer both lists agree on: the first of the initiator's that the responder has too.
-    /// `None` when either side named none or they share none; the muxer is then negotiated by
-    /// multistream-select.
-    pub muxer: Option<Arc<str>>,
 }
 
 impl Handshake {
@@ -341,8 +327,6 @@ fn first_common<'a, A, B>(
         .find_map(|a| other.iter().find(|b| same(a, b)).map(|b| (a, b)))
 }
 
-type RecordKey = Zeroizing<[u8; 32]>;
-
 /// The keys of the records from initiator to responder, and back.
 fn split_keys(noise: &mut HandshakeState) -> (RecordKey, RecordKey) {
     let (forth, back) = noise.dangerously_get_raw_split();
@@ -355,7 +339,7 @@ fn secured(
     seal: &RecordKey,
     open: &RecordKey,
 ) -> Result<Stage, HandshakeError> {
-    let session = Session::from_keys(seal, open).ok_or(HandshakeError::Crypto)?;
+    let session = Session::noise(seal, open).ok_or(HandshakeError::Crypto)?;
     Ok(Stage::Done(Box::new(Secured {
         session,
         peer_id: public_key.peer_id(),

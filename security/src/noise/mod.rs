@@ -46,7 +46,7 @@ mod tests;
 
 pub use config::Config;
 pub use error::{ConfigError, HandshakeError, PayloadError};
-pub use handshake::{Handshake, Secured};
+pub use handshake::Handshake;
 
 /// The id under which multistream-select offers this channel.
 pub const PROTOCOL: &str = "/noise";

@@ -84,7 +84,7 @@ fn published_vectors() {
             } else {
                 (back, forth)
             };
-            Session::from_keys(&Zeroizing::new(ours), &Zeroizing::new(theirs))
+            Session::noise(&Zeroizing::new(ours), &Zeroizing::new(theirs))
                 .unwrap()
                 .split()
         });

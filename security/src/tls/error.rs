@@ -3,7 +3,9 @@
 use std::{error::Error as _, sync::Arc};
 
 use barewire_base::{Fault, PeerId, identity::PublicKeyError};
-use rustls::{AlertDescription, SignatureScheme};
+use rustls::SignatureScheme;
+
+use crate::Alert;
 
 /// Why a [`Config`](super::Config) could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,8 +139,8 @@ pub enum Error {
     #[error("the peer offers only application protocols that are not libp2p's")]
     NoApplicationProtocol,
     /// The peer refused the handshake with this alert.
-    #[error("the remote refused our handshake: alert {0:?}")]
-    Alert(AlertDescription),
+    #[error("{0}")]
+    Alert(Alert),
     /// The peer said goodbye in the middle of the handshake.
     #[error("the remote closed the secure channel in the middle of the handshake")]
     Closed,
@@ -181,7 +183,7 @@ impl From<rustls::Error> for Error {
             E::NoCertificatesPresented => Self::NoCertificate,
             E::PeerIncompatible(_) => Self::Incompatible(error.to_string()),
             E::NoApplicationProtocol => Self::NoApplicationProtocol,
-            E::AlertReceived(alert) => Self::Alert(alert),
+            E::AlertReceived(alert) => Self::Alert(Alert(alert)),
             E::DecryptError => Self::Authentication,
             E::InvalidMessage(_) | E::PeerSentOversizedRecord => Self::Malformed(error.to_string()),
             E::PeerMisbehaved(_)

@@ -10,6 +10,7 @@ mod certificate;
 mod config;
 mod error;
 mod extension;
+mod handshake;
 mod verifier;
 mod verify;
 
@@ -18,6 +19,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 pub use config::Config;
 pub use error::{CertificateError, ConfigError, Error};
+pub use handshake::Handshake;
 pub use verifier::Verdict;
 
 use crate::verified::VerifiedSignatures;

@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use barewire_base::{Keypair, PeerId};
-use barewire_security::Session;
-use barewire_security::noise::{Config, Handshake, HandshakeError, Secured};
+use barewire_security::noise::{Config, Handshake, HandshakeError};
+use barewire_security::{Secured, Session};
 use bytes::BytesMut;
 use rand::SeedableRng;
 use rand::rngs::StdRng;

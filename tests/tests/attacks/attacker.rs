@@ -123,6 +123,7 @@ impl Attacker {
                     self.input.advance(consumed);
                     return Some(record);
                 }
+                other @ (Opened::KeyUpdate { .. } | Opened::Closed) => panic!("{other:?}"),
                 Opened::NeedMore { .. } => {
                     let mut chunk = [0; 16 * 1024];
                     match self.socket.read(&mut chunk) {

@@ -11,7 +11,7 @@ use std::{
 use barewire_base::{Budget, Keypair};
 use barewire_security::noise;
 use barewire_transport::{
-    Role, UpgradeConfig, upgrade_outbound,
+    Role, Security, UpgradeConfig, upgrade_outbound,
     ws::frame::{Decoder, Limits, apply_mask},
 };
 use bytes::Bytes;
@@ -113,7 +113,10 @@ async fn a_frame_of_256_mib_is_streamed() {
     };
     let keypair = Keypair::generate(&mut rand::rng());
     let noise = noise::Config::new(&keypair, vec!["/yamux/1.0.0".into()], &mut rand::rng());
-    let config = UpgradeConfig::new(Arc::new(noise.unwrap()), Budget::unlimited());
+    let config = UpgradeConfig::new(
+        vec![Security::Noise(Arc::new(noise.unwrap()))],
+        Budget::unlimited(),
+    );
     let (connection, _streams) = upgrade_outbound(io, &config, None).await.unwrap();
     let before = victim.peak_kib();
     let begun = Instant::now();

@@ -16,7 +16,10 @@ use std::{
 
 use barewire_base::{Multiaddr, PeerId, Reservation};
 use barewire_mux::Role;
-use barewire_security::tls::{self, Verdict};
+use barewire_security::{
+    Alert,
+    tls::{self, Verdict},
+};
 use parking_lot::Mutex;
 use quinn::{
     ConnectionError, Endpoint, TokioRuntime,
@@ -398,7 +401,7 @@ fn refused(error: &ConnectionError, verdict: &Verdict) -> UpgradeError {
             None => UpgradeError::Quic(error.code.into()),
         },
         ConnectionError::ConnectionClosed(close) => match alert(close.error_code.into()) {
-            Some(alert) => UpgradeError::Tls(tls::Error::Alert(alert.into())),
+            Some(alert) => UpgradeError::Tls(tls::Error::Alert(Alert(alert.into()))),
             None if u64::from(close.error_code) == CONNECTION_REFUSED => {
                 io(io::ErrorKind::ConnectionRefused)
             }

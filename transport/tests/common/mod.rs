@@ -10,7 +10,7 @@ use std::sync::Arc;
 use barewire_base::{Budget, Keypair, PeerId};
 use barewire_security::{noise, tls};
 use barewire_transport::{
-    ConnectError, Connection, InboundStreams, TransportConfig, Transports, UpgradeConfig,
+    ConnectError, Connection, InboundStreams, Security, TransportConfig, Transports, UpgradeConfig,
     UpgradeError, quic::QuicConfig, upgrade_inbound, upgrade_outbound,
 };
 
@@ -23,6 +23,8 @@ pub type End = (Connection, InboundStreams);
 pub enum Over {
     /// Noise and yamux over a pipe.
     Yamux,
+    /// TLS and yamux over a pipe.
+    Tls,
     /// QUIC over loopback.
     Quic,
 }
@@ -32,9 +34,24 @@ pub fn config(seed: u8) -> (UpgradeConfig, PeerId) {
     let muxers = vec!["/yamux/1.0.0".into()];
     let noise = noise::Config::new(&keypair, muxers, &mut rand::rng()).unwrap();
     (
-        UpgradeConfig::new(Arc::new(noise), Budget::unlimited()),
+        UpgradeConfig::new(vec![Security::Noise(Arc::new(noise))], Budget::unlimited()),
         keypair.peer_id(),
     )
+}
+
+/// The same with TLS instead of Noise.
+pub fn tls_config(seed: u8) -> (UpgradeConfig, PeerId) {
+    let (mut config, peer) = config(seed);
+    config.security = vec![tls_security(seed, &["/yamux/1.0.0"])];
+    (config, peer)
+}
+
+pub fn tls_security(seed: u8, muxers: &[&str]) -> Security {
+    let keypair = Keypair::from_seed(&[seed; 32]);
+    let muxers = muxers.iter().map(|muxer| Arc::from(*muxer)).collect();
+    Security::Tls(Arc::new(
+        tls::Config::new(&keypair, muxers, &mut rand::rng()).unwrap(),
+    ))
 }
 
 /// Transports of the identity with this seed that speak QUIC too.
@@ -65,6 +82,11 @@ pub async fn dial_quic(
 
 /// Client and server; a pipe holds `capacity` bytes each way.
 pub async fn pair(over: Over, capacity: usize) -> (End, End) {
+    let config = if over == Over::Tls {
+        tls_config
+    } else {
+        config
+    };
     let (server, server_id) = config(2);
     if over == Over::Quic {
         let (dialled, accepted) = dial_quic(Some(server_id)).await;
