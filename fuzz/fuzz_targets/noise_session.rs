@@ -117,6 +117,7 @@ fuzz_target!(|ops: Vec<Op>| {
                             assert!(total.is_none_or(|total| total > read.len()));
                             break;
                         }
+                        Ok(other) => panic!("Noise has no {other:?}"),
                         Err(error) => {
                             assert!(good_until < usize::MAX, "an honest record failed: {error}");
                             assert_eq!(opener.open_in_place(&mut read), Err(error));
