@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use barewire_base::Multiaddr;
+use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{CongestionController, MuxerKind, SecurityKind};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -63,6 +63,13 @@ pub(crate) enum Command {
         after_help = "Examples:\n  barewire limits\n  barewire limits --memory-limit 256MiB --json"
     )]
     Limits(LimitsArgs),
+    /// List the peers in a peer book.
+    #[command(
+        after_help = "The book is what a node with --peer-book FILE learns: addresses of peers, where they are from and how\n\
+            they have fared, the best first. No node may have it open.\n\n\
+            Example:\n  barewire peers --peer-book peers.redb"
+    )]
+    Peers(PeersArgs),
     /// Load a node: handshakes, streams or held connections.
     #[command(
         after_help = "Examples:\n  barewire bench handshakes /ip4/127.0.0.1/tcp/4001 --count 1000 --concurrency 16\n  \
@@ -194,6 +201,19 @@ pub(crate) struct NodeArgs {
     /// PEM file with the authorities that may certify /tls/ws servers, instead of the system's.
     #[arg(long, value_name = "FILE")]
     pub(crate) ws_ca: Option<PathBuf>,
+    /// File to keep addresses of peers in, made if it does not exist. Without it they are forgotten.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_book: Option<PathBuf>,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PeersArgs {
+    /// The book.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_book: PathBuf,
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -201,7 +221,8 @@ pub(crate) struct NodeArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ListenArgs {
-    /// Address to listen on; may be repeated. Port 0 lets the system choose.
+    /// Address to listen on; may be repeated. Port 0 lets the system choose, 0.0.0.0 and :: stand for
+    /// all addresses of this machine.
     #[arg(long, value_name = "MULTIADDR", default_value = "/ip4/127.0.0.1/tcp/0")]
     pub(crate) listen: Vec<Multiaddr>,
     /// Connect to this address and again whenever the connection is lost; may be repeated.
@@ -236,8 +257,9 @@ pub(crate) struct ListenArgs {
 /// Options of every command that dials.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RemoteArgs {
-    /// Address of the node; with /p2p/… at its end nobody else is accepted.
-    #[arg(value_name = "ADDR")]
+    /// Address of the node; with /p2p/… at its end nobody else is accepted. A peer id alone is looked
+    /// up in the --peer-book.
+    #[arg(value_name = "ADDR", value_parser = addr_or_peer)]
     pub(crate) addr: Multiaddr,
     /// Seconds to wait for a connection or an answer, or for a transfer to make progress.
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
@@ -345,6 +367,15 @@ fn idle_timeout(text: &str) -> Result<IdleTimeout, String> {
         .parse()
         .map_err(|_| format!("`{text}` is not a duration; write for example 60s, 500ms or off"))?;
     seconds(&(number * unit).to_string()).map(|duration| IdleTimeout(Some(duration)))
+}
+
+/// An address, or `/p2p/…` for a peer id.
+fn addr_or_peer(text: &str) -> Result<Multiaddr, String> {
+    let parsed = match text.parse::<PeerId>() {
+        Ok(peer) => Multiaddr::empty().with_peer(peer),
+        Err(_) => text.parse(),
+    };
+    parsed.map_err(|error| error.to_string())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -4,6 +4,7 @@ use barewire_base::multiaddr::MultiaddrError;
 use barewire_node::{
     BindError, DialError, ListenError, OpenStreamError, RouterError, StreamError, UpgradeError,
     keyfile::KeyFileError,
+    peer_book::PeerBookError,
     pnet::PskError,
     protocols::{echo::EchoError, identify::IdentifyError, perf::PerfError, ping::PingError},
     ws::PemError,
@@ -44,6 +45,7 @@ as_it_is!(
     String,
     &str,
     KeyFileError,
+    PeerBookError,
     BindError,
     RouterError,
     ListenError,

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs},
     failure::Failure,
     output, watch,
@@ -89,6 +90,7 @@ fn config(args: &NodeArgs) -> Result<Config, Failure> {
     if let Some(file) = &args.ws_ca {
         config.ws.roots = Roots::from_pem_file(file)?;
     }
+    config.peer_book.path.clone_from(&args.peer_book);
     Ok(config)
 }
 
@@ -114,7 +116,6 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         .config(config)
         .bind()
         .await?;
-    let peer = endpoint.peer_id();
     let mut told = JoinSet::new();
     if args.events {
         told.spawn(watch::connections(endpoint.clone(), args.node.json));
@@ -126,16 +127,15 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         router = router.accept(protocol.as_str(), echo::Echo);
     }
     let router = router.spawn()?;
+    let mut announcer = Announcer::new(endpoint.peer_id(), args.node.json, endpoint.state());
     for addr in args.listen {
-        let addr = endpoint.listen(addr).await?;
-        let addr = match addr.peer_id() {
-            Some(_) => addr,
-            None => addr.with_peer(peer)?,
-        };
-        let value =
-            json!({"event": "listening", "peer": peer.to_string(), "addr": addr.to_string()});
-        output::event(args.node.json, &value, || format!("listening on {addr}"));
+        let bound = endpoint.listen(addr).await?;
+        announcer.update();
+        if !endpoint.addresses().contains(&bound) {
+            announcer.bound(&bound);
+        }
     }
+    told.spawn(announcer.follow());
     for addr in args.keep {
         let kept = endpoint.keep_connected([addr.clone()]);
         told.spawn(watch::kept(kept, addr, args.node.json));

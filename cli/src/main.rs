@@ -1,5 +1,6 @@
 //! The `barewire` command: makes identities, runs a node, talks to others and measures them.
 
+mod announce;
 mod args;
 mod bench;
 mod failure;
@@ -7,6 +8,7 @@ mod interop;
 mod limits;
 mod listen;
 mod output;
+mod peers;
 mod remote;
 mod watch;
 
@@ -94,6 +96,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Interop => interop::run().await,
+        Command::Peers(args) => peers::peers(&args),
         Command::Bench(args) => bench::run(args.what).await,
     }
 }

@@ -79,6 +79,9 @@ pub enum DialError {
         /// Who answered.
         actual: PeerId,
     },
+    /// Only the peer's id was given, and the peer book has no address for it.
+    #[error("no address of {0} is known; give one, or a peer book that has one")]
+    UnknownPeer(PeerId),
     /// The address is this node's own.
     #[error("{0} is this node itself")]
     OwnAddress(Multiaddr),
@@ -128,6 +131,7 @@ impl DialError {
         match self {
             Self::Transport(TransportError::Unsupported(_))
             | Self::OwnAddress(_)
+            | Self::UnknownPeer(_)
             | Self::Gated { .. }
             | Self::ShuttingDown => Fault::Local,
             Self::Transport(_) => Fault::Network,

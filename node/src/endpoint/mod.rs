@@ -279,7 +279,8 @@ impl Endpoint {
     }
 
     /// Connects to an address. With `/p2p` at its end nobody else is accepted, and an open
-    /// connection to that peer is returned instead of a new one; without, whoever answers is.
+    /// connection to that peer is returned instead of a new one; without, whoever answers is. With
+    /// nothing but `/p2p/…` the peer is looked for in the [peer book](Self::peer_book).
     ///
     /// If both nodes dial each other at once and both are barewire nodes, one of the two
     /// connections is closed a moment later, when it has no streams: the one dialled by the node
@@ -308,6 +309,30 @@ impl Endpoint {
         if expected == Some(shared.peer_id) {
             return Err(DialError::OwnAddress(addr));
         }
+        match expected {
+            Some(peer) if addr.clone().without_peer().is_empty() => self.dial_known(peer).await,
+            _ => self.dial_one(addr, expected).await,
+        }
+    }
+
+    /// Dials a peer at the addresses in the peer book, the best first.
+    async fn dial_known(&self, peer: PeerId) -> Result<Connection, DialError> {
+        let mut outcome = Err(DialError::UnknownPeer(peer));
+        for addr in self.shared().peer_book.addresses(&peer) {
+            outcome = self.dial_one(addr, Some(peer)).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn dial_one(
+        &self,
+        addr: Multiaddr,
+        expected: Option<PeerId>,
+    ) -> Result<Connection, DialError> {
+        let shared = self.shared();
         shared
             .manager
             .before_dial(expected.as_ref(), &addr)
