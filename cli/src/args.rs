@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{CongestionController, MuxerKind, SecurityKind};
@@ -16,7 +20,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
         barewire listen --listen /ip4/0.0.0.0/tcp/4001 --key node.key\n  \
         barewire ping /ip4/127.0.0.1/tcp/4001 --count 10\n  \
         barewire perf /ip4/127.0.0.1/tcp/4001 --upload 512MiB --download 512MiB --json\n\n\
-        Results go to stdout, logs (RUST_LOG=debug) and errors to stderr."
+        Results go to stdout, logs and errors to stderr. RUST_LOG chooses the logs:\n  \
+        RUST_LOG=info                  what happens to the node\n  \
+        RUST_LOG=barewire_node=debug   each connection and dial, with peer, address and transport"
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -235,6 +241,9 @@ pub(crate) struct ListenArgs {
     /// as many at once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_per_ip: Option<u32>,
+    /// Serve metrics as OpenMetrics text at http://ADDR/metrics; a port alone means this machine only.
+    #[arg(long, value_name = "ADDR", value_parser = metrics_addr)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Tell of each connection made, refused and ended, and why.
     #[arg(long)]
     pub(crate) events: bool,
@@ -367,6 +376,16 @@ fn idle_timeout(text: &str) -> Result<IdleTimeout, String> {
         .parse()
         .map_err(|_| format!("`{text}` is not a duration; write for example 60s, 500ms or off"))?;
     seconds(&(number * unit).to_string()).map(|duration| IdleTimeout(Some(duration)))
+}
+
+/// `host:port`, or a port on the loopback address.
+fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text
+            .parse()
+            .map_err(|_| format!("`{text}` is not a port and not an address like 127.0.0.1:9090")),
+    }
 }
 
 /// An address, or `/p2p/…` for a peer id.

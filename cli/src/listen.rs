@@ -20,7 +20,7 @@ use crate::{
     announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs},
     failure::Failure,
-    output, watch,
+    metrics, output, watch,
 };
 
 /// How long running transfers may take after the end was asked for.
@@ -136,6 +136,10 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         }
     }
     told.spawn(announcer.follow());
+    if let Some(addr) = args.metrics {
+        let server = metrics::bind(addr, args.node.json).await?;
+        told.spawn(metrics::serve(server, endpoint.clone()));
+    }
     for addr in args.keep {
         let kept = endpoint.keep_connected([addr.clone()]);
         told.spawn(watch::kept(kept, addr, args.node.json));

@@ -7,6 +7,7 @@ mod failure;
 mod interop;
 mod limits;
 mod listen;
+mod metrics;
 mod output;
 mod peers;
 mod remote;

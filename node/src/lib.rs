@@ -22,6 +22,7 @@ mod events;
 mod incidents;
 pub mod keyfile;
 pub mod manager;
+mod metrics;
 pub mod peer_book;
 pub mod protocols;
 mod router;

@@ -5,7 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use barewire_base::{Budget, Multiaddr, PeerId};
 use barewire_mux::{Role, yamux};
 
-use crate::{close::LocalReason, pnet::Psk, secure::Security, slab::SlabPool};
+use crate::{
+    close::LocalReason, pnet::Psk, secure::Security, slab::SlabPool, traffic::Traffic,
+};
 
 /// Which implementation multiplexes streams. Both speak `/yamux/1.0.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +68,8 @@ pub struct UpgradeConfig {
     pub admission: Option<Arc<dyn Admission>>,
     /// Key of the private network all connections belong to. Default `None`.
     pub psk: Option<Psk>,
+    /// Where bytes are counted by protocol. Default: counters of its own.
+    pub traffic: Arc<Traffic>,
     pub(crate) slabs: Arc<SlabPool>,
 }
 
@@ -85,6 +89,7 @@ impl UpgradeConfig {
             max_empty_records_per_second: 1_000,
             admission: None,
             psk: None,
+            traffic: Arc::default(),
             slabs: Arc::default(),
         }
     }

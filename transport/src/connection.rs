@@ -22,6 +22,7 @@ use crate::{
     muxed::MuxedStream,
     quic,
     stream::{InlineHandler, Raw, Stream},
+    traffic::Traffic as ByProtocol,
     ws::Copied,
 };
 
@@ -54,6 +55,8 @@ pub struct ConnectionInfo {
     pub early_muxer: bool,
     /// When the upgrade ended.
     pub established: Instant,
+    /// Counters of the node it belongs to.
+    pub(crate) traffic: Arc<ByProtocol>,
 }
 
 /// Counters of one connection.
@@ -519,12 +522,9 @@ impl Connection {
         let mut dialer = multistream::Dialer::optimistic(protocol.into());
         let mut proposal = bytes::BytesMut::new();
         dialer.poll_transmit(&mut proposal);
-        Ok(Stream::outbound(
-            raw,
-            protocol.into(),
-            proposal.freeze(),
-            dialer,
-        ))
+        let mut stream = Stream::outbound(raw, protocol.into(), proposal.freeze(), dialer);
+        stream.count(false);
+        Ok(stream)
     }
 
     /// Opens a stream for the first of `protocols` the remote speaks, and waits for its answer.

@@ -30,6 +30,7 @@ mod secure;
 mod slab;
 mod stream;
 pub mod tcp;
+mod traffic;
 mod transmit;
 mod transports;
 mod upgrade;
@@ -43,6 +44,7 @@ pub use inbound::{InboundStream, InboundStreams};
 pub use lease::{Hold, HoldKind, Lease, WhyOpen};
 pub use secure::Security;
 pub use stream::{HeldAnswer, InlineHandler, ReadHalf, Stream, WriteHalf};
+pub use traffic::{ProtocolTraffic, Traffic};
 pub use transports::{
     ConnectError, Incoming, Listener, RawConnection, TransportConfig, TransportError, Transports,
 };

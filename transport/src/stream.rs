@@ -17,6 +17,7 @@ use crate::{
     lease::{self, HoldKind, Leases},
     muxed::MuxedStream,
     quic::QuicStream,
+    traffic::{Counted, Counters},
 };
 
 /// Largest chunk that `AsyncWrite::poll_write` copies at once.
@@ -55,6 +56,7 @@ pub struct ReadHalf {
     rest: Bytes,
     ended: bool,
     lease: lease::Key,
+    counters: Option<Arc<Counters>>,
 }
 
 /// An outbound negotiation whose answer has not been read.
@@ -70,6 +72,7 @@ pub(crate) struct Negotiating {
 pub struct WriteHalf {
     raw: Raw,
     lease: lease::Key,
+    counters: Option<Arc<Counters>>,
 }
 
 /// What carries a half.
@@ -145,10 +148,12 @@ impl Stream {
                 rest: Bytes::new(),
                 ended: false,
                 lease: lease::NONE,
+                counters: None,
             },
             write: WriteHalf {
                 raw,
                 lease: lease::NONE,
+                counters: None,
             },
             protocol,
         }
@@ -168,6 +173,19 @@ impl Stream {
         self.read.rest = rest;
         self.protocol = protocol;
         self.hold();
+        self.count(true);
+    }
+
+    /// Counts this stream and its bytes from now on, as its protocol's.
+    pub(crate) fn count(&mut self, inbound: bool) {
+        let traffic = match &self.write.raw {
+            Raw::Muxed(stream) => &stream.handle.0.info.traffic,
+            Raw::Quic(stream) => &stream.handle.0.info.traffic,
+        };
+        let counters = traffic.of(&self.protocol);
+        counters.opened(inbound);
+        self.read.counters = Some(Arc::clone(&counters));
+        self.write.counters = Some(counters);
     }
 
     /// Keeps the connection open until both halves are dropped.
@@ -205,6 +223,9 @@ impl Stream {
         let agreed = std::future::poll_fn(|cx| self.read.poll_negotiate(cx)).await?;
         if let Some(agreed) = agreed {
             self.protocol = agreed;
+            if self.read.counters.is_none() {
+                self.count(false);
+            }
         }
         Ok(())
     }
@@ -267,6 +288,10 @@ impl Stream {
     /// Hands the stream to the connection task, which answers it through `handler` from now on.
     pub fn serve_inline(self, handler: Box<dyn InlineHandler>) {
         let rest = self.read.rest.clone();
+        let handler = match self.read.counters.clone() {
+            Some(counters) => Box::new(Counted { handler, counters }),
+            None => handler,
+        };
         each!(&self.write.raw, stream => stream.serve_inline(handler, rest));
     }
 }
@@ -297,6 +322,9 @@ impl ReadHalf {
         };
         if chunk.is_ready() {
             turn.made_progress();
+        }
+        if let (Some(counters), Poll::Ready(Ok(Some(chunk)))) = (&self.counters, &chunk) {
+            counters.received(chunk.len());
         }
         chunk
     }
@@ -409,7 +437,12 @@ impl WriteHalf {
         data: &mut Option<Bytes>,
         last: bool,
     ) -> Poll<Result<(), StreamError>> {
-        each!(&self.raw, stream => stream.poll_write(cx, data, last))
+        let len = data.as_ref().map_or(0, Bytes::len);
+        ready!(each!(&self.raw, stream => stream.poll_write(cx, data, last)))?;
+        if let Some(counters) = &self.counters {
+            counters.sent(len);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ends this direction after what is queued; the remote reads an end. Never waits.

@@ -17,6 +17,7 @@ use crate::{
     pnet,
     quic::{QuicConfig, QuicIncoming, QuicListener, Sockets},
     tcp::{self, TcpConfig, TcpListener},
+    traffic::Traffic,
     transmit::BoxWriter,
     upgrade::upgrade_halves,
     ws::{self, Copied, WsAddr, WsConfig},
@@ -211,6 +212,12 @@ impl Transports {
             true => Err(TransportError::NotPrivate(addr.clone())),
             false => Ok(()),
         }
+    }
+
+    /// What went over streams, by protocol.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.upgrade.traffic
     }
 
     /// Opens a listening socket on the transport part of `addr`; a trailing `/p2p` is ignored.

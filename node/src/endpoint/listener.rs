@@ -1,6 +1,10 @@
 //! Listening, and the way of an inbound connection into the table.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use barewire_base::{Fault, Multiaddr};
 use barewire_transport::{Incoming, Listener, LocalReason, UpgradeError};
@@ -159,6 +163,7 @@ async fn upgrade(
         remote: &remote,
         armed: true,
     };
+    let begun = Instant::now();
     let upgraded = tokio::select! {
         upgraded = incoming.upgrade() => upgraded,
         () = shared.stop.cancelled() => {
@@ -176,6 +181,7 @@ async fn upgrade(
             connection.close(codes::CONNECTION_NORMAL);
         }
         Ok((connection, inbound)) => {
+            shared.metrics.handshake(&connection, begun.elapsed());
             // It is told why it is refused.
             let _ = shared.establish(&connection, inbound, Some(visit));
         }

@@ -10,6 +10,7 @@ use std::{
 use barewire_base::{Fault, Multiaddr, PeerId};
 use barewire_transport::{Connection, InboundStreams, LocalReason, Role, Stream};
 use tokio::{task::AbortHandle, time::Instant};
+use tracing::Instrument as _;
 
 use super::{
     Endpoint, Shared, WeakEndpoint,
@@ -182,6 +183,7 @@ impl Shared {
                 let mut table = self.table.lock();
                 let inserted = table.insert(peer, link);
                 self.peer_book.connected(&peer);
+                self.metrics.opened(connection);
                 let wake = ledger.len() == 1 || ledger.poll_timeout(now()).is_some();
                 (inserted, (table.len(), table.peer_count()), wake)
             })
@@ -215,7 +217,11 @@ impl Shared {
             visit,
             inserted.both_directions,
         );
-        self.tasks.spawn(task.run());
+        let info = connection.info();
+        let span = tracing::debug_span!(
+            "connection", %peer, %remote, transport = info.transport, role = ?info.role
+        );
+        self.tasks.spawn(task.run().instrument(span));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod listener;
 mod manage;
+mod measure;
 mod pending;
 mod shutdown;
 mod table;
@@ -11,7 +12,7 @@ mod whereabouts;
 use std::{
     fmt,
     sync::{Arc, Weak, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
@@ -25,6 +26,7 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 pub use self::shutdown::ShutdownReport;
 use self::{
@@ -41,6 +43,7 @@ use crate::{
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
     manager::{Gated, Manager},
+    metrics::Metrics,
     peer_book::PeerBook,
     protocols::identify::{self, IdentifyError, Local, PeerInfo},
     router::Registry,
@@ -83,6 +86,7 @@ pub(crate) struct Shared {
     /// The first observation under way has come.
     observing: Notify,
     peer_book: PeerBook,
+    metrics: Metrics,
     local: watch::Sender<Arc<Local>>,
     state: watch::Sender<State>,
     events: EventSender,
@@ -200,6 +204,7 @@ impl EndpointBuilder {
             following: OnceCell::new(),
             observing: Notify::new(),
             peer_book,
+            metrics: Metrics::default(),
             local: watch::Sender::new(Arc::new(local)),
             state: watch::Sender::new(State::default()),
             events: EventSender::default(),
@@ -332,7 +337,20 @@ impl Endpoint {
         addr: Multiaddr,
         expected: Option<PeerId>,
     ) -> Result<Connection, DialError> {
+        let span =
+            tracing::debug_span!("dial", %addr, peer = expected.map(tracing::field::display));
+        let outcome = self.attempt(addr.clone(), expected).instrument(span).await;
+        self.shared().metrics.dialled(&addr, &outcome);
+        outcome
+    }
+
+    async fn attempt(
+        &self,
+        addr: Multiaddr,
+        expected: Option<PeerId>,
+    ) -> Result<Connection, DialError> {
         let shared = self.shared();
+        let begun = Instant::now();
         shared
             .manager
             .before_dial(expected.as_ref(), &addr)
@@ -361,6 +379,7 @@ impl Endpoint {
             connection.close(codes::CONNECTION_NORMAL);
             return Err(DialError::OwnAddress(addr));
         }
+        shared.metrics.handshake(&connection, begun.elapsed());
         match shared.establish(&connection, inbound, None) {
             Ok(()) => Ok(connection),
             Err(NotEstablished::Gated(Gated(why))) => Err(DialError::Gated { addr, why }),

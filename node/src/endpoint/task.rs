@@ -18,6 +18,7 @@ use barewire_transport::{
     NegotiateError, OpenStreamError, Role, Stream, StreamError,
 };
 use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument as _;
 
 use super::{Shared, table::LinkControl};
 use crate::{
@@ -182,7 +183,9 @@ impl ConnectionTask {
             Poll::Ready(panicked) => self.stream_done(panicked),
             Poll::Pending => {
                 self.serving += 1;
-                self.work.spawn(async { Done::Stream(serving.await) });
+                let span = tracing::Span::current();
+                let serving = async { Done::Stream(serving.await) };
+                self.work.spawn(serving.instrument(span));
             }
         }
     }
@@ -215,6 +218,7 @@ impl ConnectionTask {
             Ok(rtt) => {
                 self.upkeep.failures = 0;
                 self.control.set_rtt(rtt);
+                self.shared.metrics.round_trip(&self.connection, rtt);
                 self.shared.events.emit(|| Event::Ping { peer, rtt });
             }
             // Such a peer may be in the best of health.
@@ -356,6 +360,7 @@ impl ConnectionTask {
         let (last, counts) = {
             let mut table = shared.table.lock();
             let last = table.remove(&peer, self.id);
+            shared.metrics.ended(&self.connection);
             if last {
                 shared.peer_book.disconnected(&peer);
             }

@@ -197,8 +197,11 @@ pub fn decode(peer: &PeerId, bytes: &[u8]) -> Result<PeerEntry, RecordError> {
     decode_message(peer, message)
 }
 
-/// Reads the message behind the checksum.
-fn decode_message(peer: &PeerId, message: &[u8]) -> Result<PeerEntry, RecordError> {
+/// Reads the message behind the checksum; public so that a fuzzer gets past the checksum.
+///
+/// # Errors
+/// [`RecordError`] at the first thing that is wrong.
+pub fn decode_message(peer: &PeerId, message: &[u8]) -> Result<PeerEntry, RecordError> {
     scan(message, &SCAN_LIMITS)?;
     let wire = WirePeer::decode(message).map_err(|_| RecordError::Field)?;
     if wire.addrs.len() > MAX_STORED {

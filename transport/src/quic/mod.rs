@@ -375,6 +375,7 @@ fn ready(
         muxer: "quic",
         early_muxer: true,
         established: now(),
+        traffic: Arc::clone(&upgrade.traffic),
     };
     // The window is charged already; the peer's own budget counts what its streams keep.
     let admitted = upgrade.admit(info.peer_id, role, &info.remote_addr);
