@@ -18,6 +18,7 @@
 mod close;
 mod config;
 mod connection;
+pub mod dns;
 mod driver;
 mod error;
 mod inbound;
