@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -64,6 +64,18 @@ pub(crate) enum Command {
         after_help = "Example:\n  barewire echo /ip4/127.0.0.1/tcp/4001 --size 10MiB --protocol /my/echo/1.0.0"
     )]
     Echo(EchoArgs),
+    /// Show what an address with a name in it stands for.
+    #[command(
+        after_help = "Examples:\n  barewire resolve /dnsaddr/bootstrap.libp2p.io\n  \
+            barewire resolve /dns/node.example/tcp/4001 --dns-server 192.0.2.53 --json"
+    )]
+    Resolve(ResolveArgs),
+    /// Connect to a peer at one of several addresses, and show how.
+    #[command(
+        after_help = "Examples:\n  barewire dial /ip4/192.0.2.1/udp/4001/quic-v1 /ip4/192.0.2.1/tcp/4001 --trace\n  \
+            barewire dial /dns/node.example/tcp/4001 --trace --json"
+    )]
+    Dial(DialArgs),
     /// Show what a node on this machine allows, and where each limit comes from.
     #[command(
         after_help = "Examples:\n  barewire limits\n  barewire limits --memory-limit 256MiB --json"
@@ -210,6 +222,13 @@ pub(crate) struct NodeArgs {
     /// File to keep addresses of peers in, made if it does not exist. Without it they are forgotten.
     #[arg(long, value_name = "FILE")]
     pub(crate) peer_book: Option<PathBuf>,
+    /// Name server to ask instead of the system's; may be repeated. Port 53 if none is given.
+    #[arg(long, value_name = "IP[:PORT]", value_parser = dns_server)]
+    pub(crate) dns_server: Vec<SocketAddr>,
+    /// Dial addresses in private networks, on this machine and on its links even if a public name
+    /// leads there.
+    #[arg(long)]
+    pub(crate) private_names: bool,
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -223,6 +242,39 @@ pub(crate) struct PeersArgs {
     /// One JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A peer, or an address of one.
+#[derive(Debug, Clone)]
+pub(crate) enum Whom {
+    /// By its id.
+    Peer(PeerId),
+    /// By its address.
+    Addr(Multiaddr),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ResolveArgs {
+    /// The address.
+    #[arg(value_name = "ADDR")]
+    pub(crate) addr: Multiaddr,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DialArgs {
+    /// Addresses of one peer, its id, or both.
+    #[arg(value_name = "PEER-OR-ADDR", required = true, value_parser = whom)]
+    pub(crate) whom: Vec<Whom>,
+    /// Show every attempt: when it began, how far it came, when and how it ended.
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// Seconds to wait for a connection.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -266,15 +318,23 @@ pub(crate) struct ListenArgs {
 /// Options of every command that dials.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct RemoteArgs {
-    /// Address of the node; with /p2p/… at its end nobody else is accepted. A peer id alone is looked
-    /// up in the --peer-book.
-    #[arg(value_name = "ADDR", value_parser = addr_or_peer)]
-    pub(crate) addr: Multiaddr,
+    /// Address of the node, or several; with /p2p/… at its end nobody else is accepted. A peer id alone
+    /// is looked up in the --peer-book.
+    #[arg(value_name = "ADDR", required = true, value_parser = addr_or_peer)]
+    pub(crate) addrs: Vec<Multiaddr>,
     /// Seconds to wait for a connection or an answer, or for a transfer to make progress.
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+impl RemoteArgs {
+    /// The addresses, for people.
+    pub(crate) fn name(&self) -> String {
+        let addrs: Vec<_> = self.addrs.iter().map(ToString::to_string).collect();
+        addrs.join(", ")
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -395,6 +455,24 @@ fn addr_or_peer(text: &str) -> Result<Multiaddr, String> {
         Err(_) => text.parse(),
     };
     parsed.map_err(|error| error.to_string())
+}
+
+/// An id, or an address: addresses begin with a slash.
+fn whom(text: &str) -> Result<Whom, String> {
+    if text.starts_with('/') {
+        let addr = text.parse().map(Whom::Addr);
+        addr.map_err(|error: barewire_base::multiaddr::MultiaddrError| error.to_string())
+    } else {
+        text.parse()
+            .map(Whom::Peer)
+            .map_err(|_| "neither an address (they begin with '/') nor a peer id".into())
+    }
+}
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| format!("`{text}` is not IP or IP:PORT"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

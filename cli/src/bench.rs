@@ -103,7 +103,7 @@ async fn handshakes(args: &LoadArgs) -> Result<(), Failure> {
             let mut samples = Vec::new();
             while tickets.take() {
                 let start = Instant::now();
-                let dialling = endpoint.dial(remote.addr.clone());
+                let dialling = endpoint.dial(remote.addrs.clone());
                 let connection = in_time(&remote, dialling).await?;
                 answered.get_or_init(|| connection.peer_id());
                 ping::ping(&connection, remote.timeout).await?;

@@ -230,7 +230,7 @@ async fn dial(plan: &Plan) -> Result<(), Failure> {
     let endpoint = endpoint(&plan.node).await?;
     let begun = Instant::now();
     let measured = async {
-        let connection = endpoint.dial(addr.parse()?).await?;
+        let connection = endpoint.dial(addr.parse::<Multiaddr>()?).await?;
         ping::ping(&connection, plan.timeout).await?;
         let handshake_and_ping = begun.elapsed();
         if let Some(perf) = &plan.perf {

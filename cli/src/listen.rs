@@ -91,6 +91,8 @@ fn config(args: &NodeArgs) -> Result<Config, Failure> {
         config.ws.roots = Roots::from_pem_file(file)?;
     }
     config.peer_book.path.clone_from(&args.peer_book);
+    config.dns.servers.clone_from(&args.dns_server);
+    config.dial.private_names = args.private_names;
     Ok(config)
 }
 

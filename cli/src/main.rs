@@ -3,6 +3,7 @@
 mod announce;
 mod args;
 mod bench;
+mod dial;
 mod failure;
 mod interop;
 mod limits;
@@ -66,7 +67,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(sentence)) => {
-            eprintln!("barewire: {}", output::printable(&sentence));
+            // A line for each address where there are several.
+            let lines: Vec<_> = sentence.lines().map(output::printable).collect();
+            eprintln!("barewire: {}", lines.join("\n"));
             ExitCode::FAILURE
         }
     }
@@ -98,6 +101,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Interop => interop::run().await,
         Command::Peers(args) => peers::peers(&args),
+        Command::Resolve(args) => dial::resolve(&args).await,
+        Command::Dial(args) => dial::dial(&args).await,
         Command::Bench(args) => bench::run(args.what).await,
     }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn connect(
     endpoint: &Endpoint,
     remote: &RemoteArgs,
 ) -> Result<Connection, Failure> {
-    in_time(remote, endpoint.connect(remote.addr.clone())).await
+    in_time(remote, endpoint.connect(remote.addrs.clone())).await
 }
 
 /// Waits for a connection as long as the command line says.
@@ -49,7 +49,8 @@ pub(crate) async fn in_time(
         Ok(connected) => Ok(connected?),
         Err(_) => Err(format!(
             "{}: no connection within {:?}; check the address or raise --timeout",
-            remote.addr, remote.timeout
+            remote.name(),
+            remote.timeout
         )
         .into()),
     }
@@ -58,8 +59,9 @@ pub(crate) async fn in_time(
 async fn dial(remote: &RemoteArgs) -> Result<(Endpoint, Connection), Failure> {
     let endpoint = endpoint(&remote.node).await?;
     let connection = connect(&endpoint, remote).await?;
-    if remote.addr.peer_id().is_none() && !remote.node.json {
-        say(&format!("{} is {}", remote.addr, connection.peer_id()));
+    let named = remote.addrs.iter().any(|addr| addr.peer_id().is_some());
+    if !named && !remote.node.json {
+        say(&format!("{} is {}", remote.name(), connection.peer_id()));
     }
     Ok((endpoint, connection))
 }

@@ -7,6 +7,7 @@ use barewire_transport::{MuxerKind, pnet::Psk, quic::QuicConfig, tcp::TcpConfig,
 
 use crate::{
     addresses::ObservedConfig,
+    dial::{DialConfig, DnsConfig},
     manager::{ConnectionGater, Limits, Machine},
     peer_book::PeerBookConfig,
 };
@@ -47,6 +48,10 @@ pub struct Config {
     /// `SSLKEYLOGFILE` names, where there is one. Whoever has that file can read all traffic.
     /// Default off.
     pub log_tls_keys: bool,
+    /// How addresses are dialled.
+    pub dial: DialConfig,
+    /// How names in addresses are looked up.
+    pub dns: DnsConfig,
     /// Multiplexer implementation. Default: our own session.
     pub muxer: MuxerKind,
     /// Windows and limits of the multiplexer.
@@ -94,6 +99,8 @@ impl Default for Config {
             psk: None,
             security: vec![SecurityKind::Noise],
             log_tls_keys: false,
+            dial: DialConfig::default(),
+            dns: DnsConfig::default(),
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
             limits: Limits::default(),

@@ -5,7 +5,10 @@ use barewire_transport::{
     ConnectError, LocalReason, OpenStreamError, TransportError, UpgradeError,
 };
 
-use crate::manager::Refusal;
+use crate::{
+    dial::{ResolveError, Skip},
+    manager::Refusal,
+};
 
 use crate::peer_book::PeerBookError;
 
@@ -104,6 +107,69 @@ pub enum DialError {
     /// The endpoint shuts down.
     #[error("the endpoint is shutting down")]
     ShuttingDown,
+    /// A name in the address could not be resolved.
+    #[error("{addr}: {error}")]
+    Name {
+        /// The address.
+        addr: Multiaddr,
+        /// The cause.
+        error: ResolveError,
+    },
+    /// A public name leads into a private network, where it may have been pointed to make this node
+    /// knock at doors there.
+    #[error(
+        "{name} leads to {addr}, inside a private network; allow private names if that is meant"
+    )]
+    PrivateName {
+        /// The address with the name.
+        name: Multiaddr,
+        /// What it was resolved to.
+        addr: Multiaddr,
+    },
+    /// The address was not tried.
+    #[error("{addr}: {why}")]
+    Skipped {
+        /// The address.
+        addr: Multiaddr,
+        /// Why.
+        why: Skip,
+    },
+    /// The addresses of one dial end in different ids.
+    #[error("the addresses are of different peers, {one} and {other}; dial them one by one")]
+    SeveralPeers {
+        /// One of them.
+        one: PeerId,
+        /// Another.
+        other: PeerId,
+    },
+    /// There is nothing to dial.
+    #[error("no address to dial{}", .0.map(|peer| format!(" {peer} at is known; name one")).unwrap_or_default())]
+    NoAddress(Option<PeerId>),
+    /// None of several addresses became a connection: what happened at each.
+    #[error("{}", all(.0))]
+    All(Vec<Self>),
+}
+
+/// A line for each address; those over the limit share one.
+fn all(errors: &[DialError]) -> String {
+    use std::fmt::Write;
+    let too_many = |error: &&DialError| {
+        let why = Skip::TooMany;
+        matches!(error, DialError::Skipped { why: other, .. } if *other == why)
+    };
+    let over = errors.iter().filter(too_many).count();
+    let mut text = format!("none of {} addresses became a connection", errors.len());
+    for error in errors.iter().filter(|error| !too_many(error)) {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n  {error}");
+    }
+    if over > 0 {
+        let _ = write!(
+            text,
+            "\n  {over} more were not tried: the peer has too many addresses"
+        );
+    }
+    text
 }
 
 impl DialError {
@@ -129,7 +195,17 @@ impl DialError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
+            Self::All(errors) => match errors.split_first() {
+                Some((first, rest)) if rest.iter().all(|e| e.fault() == first.fault()) => {
+                    first.fault()
+                }
+                _ => Fault::Network,
+            },
+            Self::Name { .. } | Self::NoAddress(_) => Fault::Network,
+            Self::PrivateName { .. } => Fault::Peer,
+            Self::Skipped { .. } => Fault::Limit,
             Self::Transport(TransportError::Unsupported(_))
+            | Self::SeveralPeers { .. }
             | Self::OwnAddress(_)
             | Self::UnknownPeer(_)
             | Self::Gated { .. }

@@ -16,6 +16,7 @@
 pub mod addresses;
 mod codes;
 mod config;
+pub mod dial;
 mod endpoint;
 mod error;
 mod events;

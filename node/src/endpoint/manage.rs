@@ -34,7 +34,7 @@ const CONNECTION_COST: u64 = 25 * 1024;
 
 /// Why a ready connection was closed instead.
 #[derive(Debug)]
-pub(super) enum NotEstablished {
+pub(crate) enum NotEstablished {
     Gated(Gated),
     Limit(Refusal),
 }
@@ -57,7 +57,7 @@ impl Endpoint {
     }
 
     /// Connects to a peer, and again whenever the connection is lost, until the answer is dropped.
-    /// The addresses are tried in turn, names in them resolved anew each time; once the peer is
+    /// Each attempt dials all the addresses, names in them resolved anew; once the peer is
     /// known nobody else is accepted there. The connection is leased at this end, and at the other
     /// too if the peer is a barewire node, so that no idle timeout ends it.
     ///
@@ -145,7 +145,7 @@ impl Endpoint {
 impl Shared {
     /// Puts a ready connection into the table and starts its task. A connection that is not wanted
     /// is closed, and told why.
-    pub(super) fn establish(
+    pub(crate) fn establish(
         self: &Arc<Self>,
         connection: &Connection,
         inbound: InboundStreams,
@@ -232,7 +232,7 @@ impl Shared {
     }
 
     /// Counts, logs and tells a refusal.
-    pub(super) fn refused(
+    pub(crate) fn refused(
         &self,
         remote: &Multiaddr,
         peer: Option<PeerId>,

@@ -17,9 +17,7 @@ use std::{
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
 use barewire_security::{noise, tls};
-use barewire_transport::{
-    Connection, LocalReason, Security, TransportConfig, Transports, UpgradeConfig,
-};
+use barewire_transport::{Connection, Security, TransportConfig, Transports, UpgradeConfig};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OnceCell, watch},
@@ -29,20 +27,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 pub use self::shutdown::ShutdownReport;
+pub(crate) use self::{manage::NotEstablished, task::sleep_until};
 use self::{
-    manage::NotEstablished,
     pending::Pending,
     shutdown::Tally,
     table::{LinkControl, Table},
 };
 use crate::{
     addresses::{Addresses, is_wildcard},
-    codes,
     config::{Config, SecurityKind},
+    dial::{DialStats, DialTarget, Dialer, Resolution},
     error::{BindError, DialError, ListenError},
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
-    manager::{Gated, Manager},
+    manager::Manager,
     metrics::Metrics,
     peer_book::PeerBook,
     protocols::identify::{self, IdentifyError, Local, PeerInfo},
@@ -75,9 +73,9 @@ pub struct State {
 /// What the tasks of an endpoint share.
 pub(crate) struct Shared {
     keypair: Keypair,
-    peer_id: PeerId,
+    pub(crate) peer_id: PeerId,
     config: Config,
-    transports: Transports,
+    pub(crate) transports: Transports,
     table: Mutex<Table<Connection, PeerInfo>>,
     pending: Mutex<Pending<AbortHandle>>,
     addresses: Mutex<Addresses>,
@@ -85,21 +83,22 @@ pub(crate) struct Shared {
     following: OnceCell<()>,
     /// The first observation under way has come.
     observing: Notify,
-    peer_book: PeerBook,
-    metrics: Metrics,
+    pub(crate) peer_book: PeerBook,
+    pub(crate) metrics: Metrics,
     local: watch::Sender<Arc<Local>>,
-    state: watch::Sender<State>,
+    pub(crate) state: watch::Sender<State>,
     events: EventSender,
     /// Connection and listener tasks and inbound upgrades.
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// Stop taking new work.
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// Stop everything.
     kill: CancellationToken,
     tally: Tally,
     incidents: Incidents,
     next_link: AtomicU64,
-    manager: Arc<Manager>,
+    pub(crate) manager: Arc<Manager>,
+    pub(crate) dialer: Dialer,
 }
 
 /// Ends everything when the last [`Endpoint`] is dropped.
@@ -215,6 +214,7 @@ impl EndpointBuilder {
             incidents: Incidents::default(),
             next_link: AtomicU64::new(0),
             manager,
+            dialer: Dialer::new(config.dial.clone(), config.dns.clone()),
             keypair,
             config,
         };
@@ -283,108 +283,49 @@ impl Endpoint {
         self.shared().state.borrow().listen_addrs.clone()
     }
 
-    /// Connects to an address. With `/p2p` at its end nobody else is accepted, and an open
-    /// connection to that peer is returned instead of a new one; without, whoever answers is. With
-    /// nothing but `/p2p/…` the peer is looked for in the [peer book](Self::peer_book).
+    /// Connects to an address, to one of several addresses of a peer, or to a peer. If it is known who
+    /// the peer is (by `/p2p` at the end of an address, or by the target), nobody else is accepted, an
+    /// open connection to it is returned instead of a new one, and concurrent calls share one dial.
+    ///
+    /// A target of nothing but a peer id is looked for in the [peer book](Self::peer_book).
+    ///
+    /// Names are looked up anew each time. Several addresses are tried a little apart; the first that
+    /// becomes a connection is it, and the other attempts are stopped. See [`dial`](crate::dial).
     ///
     /// If both nodes dial each other at once and both are barewire nodes, one of the two
     /// connections is closed a moment later, when it has no streams: the one dialled by the node
     /// with the larger peer id. Ask [`connection`](Self::connection) rather than keep a handle.
     ///
-    /// Cancel-safe: a dropped call closes the socket.
-    pub async fn connect(&self, addr: Multiaddr) -> Result<Connection, DialError> {
-        let open = addr.peer_id().and_then(|peer| self.connection(&peer));
-        match open {
+    /// Cancel-safe: when no call waits for a dial any more its sockets are closed.
+    pub async fn connect(&self, target: impl Into<DialTarget>) -> Result<Connection, DialError> {
+        let target = target.into();
+        let Some(peer) = target.peer()? else {
+            return self.shared().dial(&target).await;
+        };
+        match self.connection(&peer) {
             Some(open) if !self.shared().stop.is_cancelled() => {
                 // An idle one gets its whole time again, so that it is still there when it is used.
                 drop(open.lease("connect"));
                 Ok(open)
             }
-            _ => self.dial(addr).await,
+            _ => self.shared().join_dial(peer, target).await,
         }
     }
 
     /// As [`connect`](Self::connect), but always a new connection, beside those that are open.
-    pub async fn dial(&self, addr: Multiaddr) -> Result<Connection, DialError> {
-        let shared = self.shared();
-        if shared.stop.is_cancelled() {
-            return Err(DialError::ShuttingDown);
-        }
-        let expected = addr.peer_id();
-        if expected == Some(shared.peer_id) {
-            return Err(DialError::OwnAddress(addr));
-        }
-        match expected {
-            Some(peer) if addr.clone().without_peer().is_empty() => self.dial_known(peer).await,
-            _ => self.dial_one(addr, expected).await,
-        }
+    pub async fn dial(&self, target: impl Into<DialTarget>) -> Result<Connection, DialError> {
+        self.shared().dial(&target.into()).await
     }
 
-    /// Dials a peer at the addresses in the peer book, the best first.
-    async fn dial_known(&self, peer: PeerId) -> Result<Connection, DialError> {
-        let mut outcome = Err(DialError::UnknownPeer(peer));
-        for addr in self.shared().peer_book.addresses(&peer) {
-            outcome = self.dial_one(addr, Some(peer)).await;
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome
+    /// What an address stands for when the names in it are looked up. Cancel-safe.
+    pub async fn resolve(&self, addr: &Multiaddr) -> Resolution {
+        self.shared().dialer.resolve(addr).await
     }
 
-    async fn dial_one(
-        &self,
-        addr: Multiaddr,
-        expected: Option<PeerId>,
-    ) -> Result<Connection, DialError> {
-        let span =
-            tracing::debug_span!("dial", %addr, peer = expected.map(tracing::field::display));
-        let outcome = self.attempt(addr.clone(), expected).instrument(span).await;
-        self.shared().metrics.dialled(&addr, &outcome);
-        outcome
-    }
-
-    async fn attempt(
-        &self,
-        addr: Multiaddr,
-        expected: Option<PeerId>,
-    ) -> Result<Connection, DialError> {
-        let shared = self.shared();
-        let begun = Instant::now();
-        shared
-            .manager
-            .before_dial(expected.as_ref(), &addr)
-            .map_err(|Gated(why)| {
-                let reason = LocalReason::Gated(why);
-                shared.refused(&addr, expected, Incident::Gated, reason);
-                DialError::Gated {
-                    addr: addr.clone(),
-                    why,
-                }
-            })?;
-        let dialled = async {
-            let connected = shared.transports.dial(&addr, expected).await;
-            connected.map_err(|error| {
-                if let Some(peer) = &expected {
-                    shared.peer_book.failed(peer, &addr);
-                }
-                DialError::new(&addr, error)
-            })
-        };
-        let (connection, inbound) = tokio::select! {
-            dialled = dialled => dialled?,
-            () = shared.stop.cancelled() => return Err(DialError::ShuttingDown),
-        };
-        if connection.peer_id() == shared.peer_id {
-            connection.close(codes::CONNECTION_NORMAL);
-            return Err(DialError::OwnAddress(addr));
-        }
-        shared.metrics.handshake(&connection, begun.elapsed());
-        match shared.establish(&connection, inbound, None) {
-            Ok(()) => Ok(connection),
-            Err(NotEstablished::Gated(Gated(why))) => Err(DialError::Gated { addr, why }),
-            Err(NotEstablished::Limit(limit)) => Err(DialError::Limit { addr, limit }),
-        }
+    /// What dialling did since the endpoint was made.
+    #[must_use]
+    pub fn dial_stats(&self) -> DialStats {
+        self.shared().dialer.stats()
     }
 
     /// The connection to use for new streams to a peer, if there is one.

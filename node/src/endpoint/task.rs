@@ -410,7 +410,7 @@ impl ConnectionTask {
 }
 
 /// Waits until `at`, or for ever.
-pub(super) async fn sleep_until(at: Option<Instant>) {
+pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

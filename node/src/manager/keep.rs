@@ -136,7 +136,7 @@ impl KeptPeer {
     }
 }
 
-/// Starts to keep a peer. `addrs` are tried in turn.
+/// Starts to keep a peer. Each attempt is one dial of `addrs`.
 pub(crate) fn keep(endpoint: &Endpoint, addrs: Vec<Multiaddr>) -> KeptPeer {
     let (sender, state) = watch::channel(KeptState::Connecting { attempt: 1 });
     let sender = StateSender(sender);
@@ -160,8 +160,8 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
     while let Some(endpoint) = owner.upgrade() {
         let attempt = backoff.attempt() + 1;
         state.send_replace(KeptState::Connecting { attempt });
-        let error = match connect(&endpoint, &addrs).await {
-            Some(Ok(connection)) => {
+        let error = match endpoint.connect(addrs.clone()).await {
+            Ok(connection) => {
                 let peer = connection.peer_id();
                 // From now on nobody else will do, whoever listens there.
                 for addr in &mut addrs {
@@ -179,8 +179,8 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
                 }
                 KeptError::ShortLived(reason)
             }
-            Some(Err(DialError::ShuttingDown)) | None => return,
-            Some(Err(error)) => KeptError::Dial(Arc::new(error)),
+            Err(DialError::ShuttingDown) => return,
+            Err(error) => KeptError::Dial(Arc::new(error)),
         };
         let delay = backoff.failed(now(), rand::random());
         state.send_replace(KeptState::Backoff {
@@ -190,21 +190,6 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
         });
         tokio::time::sleep(delay).await;
     }
-}
-
-/// The first address that answers, or the last error.
-async fn connect(
-    endpoint: &Endpoint,
-    addrs: &[Multiaddr],
-) -> Option<Result<Connection, DialError>> {
-    let mut last = None;
-    for addr in addrs {
-        match endpoint.connect(addr.clone()).await {
-            Ok(connection) => return Some(Ok(connection)),
-            Err(error) => last = Some(Err(error)),
-        }
-    }
-    last
 }
 
 /// Holds a connection at both ends until it ends.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use barewire_node::{StreamError, protocols::ping};
+use barewire_node::{Multiaddr, StreamError, protocols::ping};
 use barewire_tests::{
     peers::Foreign,
     process::{Failure, Process, number, run, run_failing, text},
@@ -183,7 +183,7 @@ pub(crate) fn check_identify(
 /// Data and end handed over together, often: some receivers take an end for the truth before they have read all.
 async fn half_close(group: &Group<'_>, addr: &str) -> CellResult {
     let endpoint = own::endpoint(group).await?;
-    let connection = endpoint.connect(addr.parse()?).await?;
+    let connection = endpoint.connect(addr.parse::<Multiaddr>()?).await?;
     let mut payload = vec![0; 100_000];
     rand::rng().fill_bytes(&mut payload);
     let payload = Bytes::from(payload);
@@ -200,7 +200,7 @@ async fn half_close(group: &Group<'_>, addr: &str) -> CellResult {
 
 async fn reset_by_them(group: &Group<'_>, addr: &str) -> CellResult {
     let endpoint = own::endpoint(group).await?;
-    let connection = endpoint.connect(addr.parse()?).await?;
+    let connection = endpoint.connect(addr.parse::<Multiaddr>()?).await?;
     let mut stream = connection.open_stream(protocol::RESET).await?;
     stream.write_chunk(Bytes::from_static(b"reset")).await?;
     let code = match timeout(DEADLINE, own::read_all(&mut stream, 1 << 20)).await? {
@@ -216,7 +216,7 @@ async fn reset_by_them(group: &Group<'_>, addr: &str) -> CellResult {
 
 async fn reset_by_us(group: &Group<'_>, listener: &mut Process, addr: &str) -> CellResult {
     let endpoint = own::endpoint(group).await?;
-    let connection = endpoint.connect(addr.parse()?).await?;
+    let connection = endpoint.connect(addr.parse::<Multiaddr>()?).await?;
     own::open_hold(&connection).await?.reset(0);
     let lost = listener.expect("lost", DEADLINE).await?;
     let rtt = ping::ping(&connection, DEADLINE).await?;
@@ -243,7 +243,7 @@ async fn wrong_peer(group: &Group<'_>, addr: &str) -> CellResult {
 
 async fn killed(group: &Group<'_>, listener: &mut Process, addr: &str) -> CellResult {
     let endpoint = own::endpoint(group).await?;
-    let connection = endpoint.connect(addr.parse()?).await?;
+    let connection = endpoint.connect(addr.parse::<Multiaddr>()?).await?;
     let mut stream = own::open_hold(&connection).await?;
     let start = Instant::now();
     listener.kill().await?;
@@ -259,7 +259,7 @@ async fn killed(group: &Group<'_>, listener: &mut Process, addr: &str) -> CellRe
 
 async fn muxer(group: &Group<'_>, addr: &str, early: bool) -> CellResult {
     let endpoint = own::endpoint(group).await?;
-    let connection = endpoint.connect(addr.parse()?).await?;
+    let connection = endpoint.connect(addr.parse::<Multiaddr>()?).await?;
     let info = connection.info();
     ensure(info.early_muxer == early, || {
         format!("early_muxer is {}", info.early_muxer)

@@ -1,0 +1,163 @@
+//! The dial planner: any operations in any order on several dials that share it.
+#![no_main]
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use arbitrary::Arbitrary;
+use barewire_base::{Keypair, Multiaddr};
+use barewire_node::dial::{DialLimits, Plan, Planner, Step};
+use libfuzzer_sys::fuzz_target;
+
+const DIALS: usize = 5;
+
+#[derive(Arbitrary, Debug)]
+enum Op {
+    /// A new dial in this place; the old one is given up.
+    New { dial: u8, peer: Option<u8>, by_user: bool },
+    Add { dial: u8, addrs: Vec<(u8, u8, u8)> },
+    Next { dial: u8 },
+    Fail { dial: u8, attempt: u8, random: f64 },
+    Succeed { dial: u8, attempt: u8 },
+    Abandon { dial: u8 },
+    Pass { millis: u16 },
+}
+
+struct Dial {
+    plan: Plan,
+    running: Vec<usize>,
+    started: HashSet<Multiaddr>,
+}
+
+impl Dial {
+    fn new(peer: Option<u8>, by_user: bool) -> Self {
+        let peer = peer.map(|n| Keypair::from_seed(&[n; 32]).peer_id());
+        Self {
+            plan: Plan::new(peer, by_user),
+            running: Vec::new(),
+            started: HashSet::new(),
+        }
+    }
+}
+
+fn addr((shape, host, port): (u8, u8, u8)) -> Multiaddr {
+    let ip = match shape & 3 {
+        0 => format!("/ip4/8.8.8.{}", host & 3),
+        1 => format!("/ip4/10.0.0.{}", host & 3),
+        2 => format!("/ip6/2001:db8::{:x}", host & 3),
+        _ => format!("/ip4/127.0.0.{}", host & 3),
+    };
+    let rest = match shape >> 2 & 3 {
+        0 => format!("udp/{port}/quic-v1"),
+        1 => format!("tcp/{port}"),
+        2 => format!("tcp/{port}/ws"),
+        _ => format!("tcp/{port}/p2p-circuit"),
+    };
+    format!("{ip}/{rest}").parse().expect("an address")
+}
+
+fuzz_target!(|ops: Vec<Op>| {
+    let mut limits = DialLimits::default();
+    limits.max_total = 20;
+    let mut planner = Planner::new(limits.clone());
+    let mut dials: Vec<_> = (0..DIALS).map(|_| Dial::new(None, false)).collect();
+    let mut now = Instant::now();
+    let mut hosts: HashMap<IpAddr, VecDeque<Instant>> = HashMap::new();
+    let mut any_success = false;
+    for op in ops.into_iter().take(500) {
+        match op {
+            Op::New { dial, peer, by_user } => {
+                let dial = &mut dials[usize::from(dial) % DIALS];
+                planner.abandon(&mut dial.plan);
+                *dial = Dial::new(peer, by_user);
+            }
+            Op::Add { dial, addrs } => {
+                let dial = &mut dials[usize::from(dial) % DIALS];
+                dial.plan.add(now, &limits, addrs.into_iter().map(addr));
+            }
+            Op::Next { dial } => {
+                let dial = &mut dials[usize::from(dial) % DIALS];
+                match planner.next(now, &mut dial.plan) {
+                    Step::Start(id, addr) => {
+                        assert!(dial.started.insert(addr.clone()), "dialled twice");
+                        dial.running.push(id);
+                        if let Some(ip) = addr.ip() {
+                            let times = hosts.entry(ip).or_default();
+                            times.retain(|at| *at + Duration::from_secs(10) > now);
+                            times.push_back(now);
+                            // Successes do not count.
+                            assert!(any_success || times.len() <= limits.max_per_ip);
+                        }
+                    }
+                    Step::Skip(addr, _) => assert!(dial.started.insert(addr)),
+                    Step::Wait(until) => assert!(until > now),
+                    Step::Full => assert_eq!(planner.running(), limits.max_total),
+                    Step::Running => assert!(!dial.running.is_empty()),
+                    Step::Done => assert!(dial.running.is_empty()),
+                    _ => {}
+                }
+                assert!(dial.started.len() <= limits.max_addresses);
+            }
+            Op::Fail { dial, attempt, random } => {
+                let dial = &mut dials[usize::from(dial) % DIALS];
+                if !dial.running.is_empty() {
+                    let at = usize::from(attempt) % dial.running.len();
+                    planner.failed(now, random, &mut dial.plan, dial.running.swap_remove(at));
+                }
+            }
+            Op::Succeed { dial, attempt } => {
+                let dial = &mut dials[usize::from(dial) % DIALS];
+                if !dial.running.is_empty() {
+                    let at = usize::from(attempt) % dial.running.len();
+                    let id = dial.running.swap_remove(at);
+                    let (ran, _) = planner.succeeded(&mut dial.plan, id);
+                    assert_eq!(ran.len(), dial.running.len());
+                    dial.running.clear();
+                    any_success = true;
+                    assert_eq!(planner.next(now, &mut dial.plan), Step::Done);
+                }
+            }
+            Op::Abandon { dial } => {
+                let dial = &mut dials[usize::from(dial) % DIALS];
+                let (ran, _) = planner.abandon(&mut dial.plan);
+                assert_eq!(ran.len(), dial.running.len());
+                dial.running.clear();
+            }
+            Op::Pass { millis } => now += Duration::from_millis(millis.into()),
+        }
+        for dial in &dials {
+            assert_eq!(dial.plan.running(), dial.running.len());
+            assert!(dial.running.len() <= limits.max_parallel);
+        }
+        let running: usize = dials.iter().map(|dial| dial.running.len()).sum();
+        assert_eq!(planner.running(), running);
+        assert!(running <= limits.max_total);
+    }
+    // Whatever happened, each dial ends when its attempts do.
+    for dial in &mut dials {
+        for _ in 0..200 {
+            match planner.next(now, &mut dial.plan) {
+                Step::Start(id, _) => planner.failed(now, 0.0, &mut dial.plan, id),
+                Step::Wait(until) => now = until,
+                Step::Running => {
+                    let id = dial.running.pop().expect("one runs");
+                    planner.failed(now, 0.0, &mut dial.plan, id);
+                }
+                Step::Full => {
+                    if let Some(id) = dial.running.pop() {
+                        planner.failed(now, 0.0, &mut dial.plan, id);
+                    } else {
+                        break;
+                    }
+                }
+                Step::Done => break,
+                _ => {}
+            }
+        }
+        planner.abandon(&mut dial.plan);
+    }
+    assert!(dials.iter().all(|dial| dial.plan.running() == 0));
+});

@@ -1,0 +1,408 @@
+//! Carries out what the planner says.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use barewire_base::{Multiaddr, PeerId};
+use barewire_transport::{
+    Connection, InboundStreams, LocalReason, TransportError,
+    dns::{DnsConfig, Resolution, Resolver, has_name},
+};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, task::JoinSet};
+
+use super::{
+    DialConfig, DialEvent, DialStats, DialStep, DialTarget, Plan, Planner, Skip, Step,
+    join::Joins,
+    names::OwnNetworks,
+    planner::is_near,
+    stats::{Count, Counters},
+};
+use crate::{
+    codes,
+    endpoint::{NotEstablished, Shared, sleep_until},
+    error::DialError,
+    incidents::Incident,
+    manager::Gated,
+};
+
+/// What all dials of an endpoint share.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    planner: Mutex<Planner>,
+    /// An attempt has ended.
+    freed: Notify,
+    counters: Counters,
+    pub(super) joins: Joins,
+    pub(super) config: DialConfig,
+    resolver: Resolver,
+}
+
+impl Dialer {
+    pub(crate) fn new(config: DialConfig, dns: DnsConfig) -> Self {
+        Self {
+            planner: Mutex::new(Planner::new(config.limits.clone())),
+            freed: Notify::new(),
+            counters: Counters::default(),
+            joins: Joins::default(),
+            config,
+            resolver: Resolver::new(dns),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> DialStats {
+        let planner = self.planner.lock();
+        self.counters.read(planner.running(), planner.black_holes())
+    }
+
+    pub(crate) async fn resolve(&self, addr: &Multiaddr) -> Resolution {
+        let resolution = self.resolver.resolve(addr, None, 1).await;
+        let lookups = resolution.lookups.len() as u64;
+        self.counters.lookups.fetch_add(lookups, Relaxed);
+        resolution
+    }
+}
+
+/// Gives its places back when the dial ends, however it does.
+struct Places<'a> {
+    dialer: &'a Dialer,
+    plan: Plan,
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        self.dialer.planner.lock().abandon(&mut self.plan);
+        self.dialer.freed.notify_waiters();
+    }
+}
+
+type Attempted = (
+    usize,
+    Multiaddr,
+    Result<(Connection, InboundStreams), DialError>,
+);
+
+/// One dial. Dropping it stops its attempts, which closes their sockets.
+struct Dial<'a> {
+    shared: &'a Arc<Shared>,
+    target: &'a DialTarget,
+    expected: Option<PeerId>,
+    began: Instant,
+    places: Places<'a>,
+    attempts: JoinSet<Attempted>,
+    names: JoinSet<(Multiaddr, Resolution)>,
+    errors: Vec<DialError>,
+}
+
+impl Shared {
+    /// Connects to a target, always anew.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        target: &DialTarget,
+    ) -> Result<Connection, DialError> {
+        if self.stop.is_cancelled() {
+            return Err(DialError::ShuttingDown);
+        }
+        let expected = target.peer()?;
+        let known;
+        let addrs = match expected {
+            Some(peer) if target.addrs.is_empty() => {
+                known = self.peer_book.addresses(&peer);
+                &known
+            }
+            _ => &target.addrs,
+        };
+        if expected == Some(self.peer_id) {
+            let addr = addrs.first().cloned().unwrap_or_else(Multiaddr::empty);
+            return Err(DialError::OwnAddress(addr));
+        }
+        if addrs.is_empty() {
+            return Err(DialError::NoAddress(expected));
+        }
+        let plan = Plan::new(expected, target.by_user);
+        let single = target.by_user && addrs.len() == 1;
+        let dial = Dial {
+            shared: self,
+            target,
+            expected,
+            began: Instant::now(),
+            places: Places {
+                dialer: &self.dialer,
+                plan: if single { plan.single() } else { plan },
+            },
+            attempts: JoinSet::new(),
+            names: JoinSet::new(),
+            errors: Vec::new(),
+        };
+        let mut errors = match dial.run(addrs).await {
+            Ok(connection) => return Ok(connection),
+            Err(errors) => errors,
+        };
+        match errors.pop() {
+            Some(error) if errors.is_empty() => Err(error),
+            Some(error) => {
+                errors.push(error);
+                Err(DialError::All(errors))
+            }
+            None => Err(DialError::NoAddress(expected)),
+        }
+    }
+}
+
+impl Dial<'_> {
+    async fn run(mut self, addrs: &[Multiaddr]) -> Result<Connection, Vec<DialError>> {
+        let stop = self.shared.stop.clone();
+        let deadline = tokio::time::sleep(self.shared.dialer.config.timeout);
+        tokio::pin!(deadline);
+        self.enter(addrs);
+        loop {
+            // Before it is looked whether there is a place, so that none is missed.
+            let freed = self.shared.dialer.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            let (wake, full) = match self.start_due() {
+                Step::Wait(at) => (Some(at), false),
+                Step::Full => (None, true),
+                Step::Done if self.names.is_empty() => return Err(self.errors),
+                _ => (None, false),
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(vec![DialError::ShuttingDown]),
+                Some(done) = self.attempts.join_next() => {
+                    // A panic inside an attempt would be a defect; the others go on.
+                    if let Ok(attempted) = done
+                        && let Some(connection) = self.ended(attempted)
+                    {
+                        return Ok(connection);
+                    }
+                }
+                Some(done) = self.names.join_next() => {
+                    if let Ok((named, resolution)) = done {
+                        self.resolved(&named, resolution);
+                    }
+                }
+                () = freed, if full => {}
+                () = sleep_until(wake.map(Into::into)) => {}
+                () = &mut deadline => {
+                    self.out_of_time();
+                    return Err(self.errors);
+                }
+            }
+        }
+    }
+
+    /// Takes the addresses of the target.
+    fn enter(&mut self, addrs: &[Multiaddr]) {
+        let (named, plain): (Vec<_>, Vec<_>) = addrs.iter().partition(|addr| has_name(addr));
+        let most = self.shared.dialer.config.limits.max_addresses;
+        for (n, addr) in named.iter().enumerate() {
+            if n >= most {
+                self.skipped((*addr).clone(), Skip::TooMany);
+                continue;
+            }
+            self.tell(addr, || DialStep::Resolving);
+            let resolver = self.shared.dialer.resolver.clone();
+            let (addr, expected) = ((*addr).clone(), self.expected);
+            // All names together stay within the limits of a dial.
+            let share = named.len().min(most);
+            self.names.spawn(async move {
+                let resolution = resolver.resolve(&addr, expected, share).await;
+                (addr, resolution)
+            });
+        }
+        self.plan(plain.into_iter().cloned());
+    }
+
+    fn plan(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
+        let limits = &self.shared.dialer.config.limits;
+        for addr in self.places.plan.add(Instant::now(), limits, addrs) {
+            self.skipped(addr, Skip::TooMany);
+        }
+    }
+
+    fn resolved(&mut self, named: &Multiaddr, resolution: Resolution) {
+        let counters = &self.shared.dialer.counters;
+        counters
+            .lookups
+            .fetch_add(resolution.lookups.len() as u64, Relaxed);
+        self.tell(named, || DialStep::Resolved(resolution.clone()));
+        if let Some(error) = resolution.error() {
+            let addr = named.clone();
+            self.fail(named, DialError::Name { addr, error });
+            return;
+        }
+        let any = self.shared.dialer.config.private_names;
+        let networks = OwnNetworks::of(any, &self.shared.state.borrow().addresses);
+        let (allowed, denied): (Vec<_>, Vec<_>) = resolution
+            .addresses
+            .into_iter()
+            .partition(|addr| networks.allow(named, addr));
+        for addr in denied {
+            let name = named.clone();
+            self.fail(&addr.clone(), DialError::PrivateName { name, addr });
+        }
+        self.plan(allowed);
+    }
+
+    /// Starts what is due; returns what to wait for.
+    fn start_due(&mut self) -> Step {
+        loop {
+            let now = tokio::time::Instant::now().into_std();
+            let step = self
+                .shared
+                .dialer
+                .planner
+                .lock()
+                .next(now, &mut self.places.plan);
+            match step {
+                Step::Start(id, addr) => self.start(id, addr),
+                Step::Skip(addr, why) => self.skipped(addr, why),
+                step => return step,
+            }
+        }
+    }
+
+    fn start(&mut self, id: usize, addr: Multiaddr) {
+        if let Err(error) = self.before(&addr) {
+            self.failed(id, &addr, error);
+            return;
+        }
+        self.tell(&addr, || DialStep::Started);
+        self.shared.dialer.counters.count(&addr, Count::Attempt);
+        let config = &self.shared.dialer.config;
+        let limit = if is_near(&addr) {
+            config.private_timeout
+        } else {
+            config.address_timeout
+        };
+        let (transports, expected) = (self.shared.transports.clone(), self.expected);
+        self.attempts.spawn(async move {
+            let dialling = transports.dial(&addr, expected);
+            let result = match tokio::time::timeout(limit, dialling).await {
+                Ok(result) => result.map_err(|error| DialError::new(&addr, error)),
+                Err(_) => Err(DialError::Transport(TransportError::Timeout(addr.clone()))),
+            };
+            (id, addr, result)
+        });
+    }
+
+    fn before(&self, addr: &Multiaddr) -> Result<(), DialError> {
+        let shared = self.shared;
+        let own = {
+            let state = shared.state.borrow();
+            let bare = addr.clone().without_peer();
+            state.addresses.contains(&bare) || state.listen_addrs.contains(&bare)
+        };
+        if own {
+            return Err(DialError::OwnAddress(addr.clone()));
+        }
+        shared
+            .manager
+            .before_dial(self.expected.as_ref(), addr)
+            .map_err(|Gated(why)| {
+                let reason = LocalReason::Gated(why);
+                shared.refused(addr, self.expected, Incident::Gated, reason);
+                let addr = addr.clone();
+                DialError::Gated { addr, why }
+            })
+    }
+
+    fn ended(&mut self, (id, addr, result): Attempted) -> Option<Connection> {
+        let error = match result {
+            Ok((connection, inbound)) => match self.establish(&addr, &connection, inbound) {
+                Ok(()) => {
+                    self.won(id, &addr, &connection);
+                    return Some(connection);
+                }
+                Err(error) => error,
+            },
+            Err(error) => {
+                if let Some(peer) = &self.expected {
+                    self.shared.peer_book.failed(peer, &addr);
+                }
+                error
+            }
+        };
+        self.shared.dialer.counters.count(&addr, Count::Failure);
+        self.failed(id, &addr, error);
+        None
+    }
+
+    fn establish(
+        &self,
+        addr: &Multiaddr,
+        connection: &Connection,
+        inbound: InboundStreams,
+    ) -> Result<(), DialError> {
+        let addr = addr.clone();
+        if connection.peer_id() == self.shared.peer_id {
+            connection.close(codes::CONNECTION_NORMAL);
+            return Err(DialError::OwnAddress(addr));
+        }
+        match self.shared.establish(connection, inbound, None) {
+            Ok(()) => Ok(()),
+            Err(NotEstablished::Gated(Gated(why))) => Err(DialError::Gated { addr, why }),
+            Err(NotEstablished::Limit(limit)) => Err(DialError::Limit { addr, limit }),
+        }
+    }
+
+    fn won(&mut self, id: usize, addr: &Multiaddr, connection: &Connection) {
+        self.shared.dialer.counters.count(addr, Count::Success);
+        self.tell(addr, || DialStep::Connected(connection.info().clone()));
+        let plan = &mut self.places.plan;
+        let (ran, waited) = self.shared.dialer.planner.lock().succeeded(plan, id);
+        for (_, addr) in ran {
+            self.tell(&addr, || DialStep::Cancelled);
+        }
+        for addr in waited {
+            self.tell(&addr, || {
+                let addr = addr.clone();
+                let why = Skip::Unneeded;
+                DialStep::Failed(DialError::Skipped { addr, why })
+            });
+        }
+    }
+
+    fn failed(&mut self, id: usize, addr: &Multiaddr, error: DialError) {
+        let now = tokio::time::Instant::now().into_std();
+        let plan = &mut self.places.plan;
+        let random = rand::random();
+        self.shared
+            .dialer
+            .planner
+            .lock()
+            .failed(now, random, plan, id);
+        self.shared.dialer.freed.notify_waiters();
+        self.fail(addr, error);
+    }
+
+    fn skipped(&mut self, addr: Multiaddr, why: Skip) {
+        self.fail(&addr.clone(), DialError::Skipped { addr, why });
+    }
+
+    fn fail(&mut self, addr: &Multiaddr, error: DialError) {
+        self.tell(addr, || DialStep::Failed(error.clone()));
+        self.errors.push(error);
+    }
+
+    fn out_of_time(&mut self) {
+        let plan = &mut self.places.plan;
+        let (ran, waited) = self.shared.dialer.planner.lock().abandon(plan);
+        let ran = ran.into_iter().map(|(_, addr)| addr);
+        for addr in ran.chain(waited) {
+            let error = DialError::Transport(TransportError::Timeout(addr.clone()));
+            self.fail(&addr, error);
+        }
+    }
+
+    fn tell(&self, addr: &Multiaddr, step: impl FnOnce() -> DialStep) {
+        self.target.tell(|| DialEvent {
+            at: self.began.elapsed(),
+            addr: addr.clone(),
+            step: step(),
+        });
+    }
+}

@@ -1,0 +1,139 @@
+//! What is dialled, and what is told while it is.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use barewire_base::{Multiaddr, PeerId};
+use barewire_transport::{ConnectionInfo, dns::Resolution};
+
+use crate::error::DialError;
+
+type Observer = Arc<dyn Fn(&DialEvent) + Send + Sync>;
+
+/// What to connect to: an address, several addresses of one peer, or a peer.
+///
+/// ```
+/// use barewire_node::{Multiaddr, dial::DialTarget};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let quic: Multiaddr = "/ip4/192.0.2.1/udp/4001/quic-v1".parse()?;
+/// let tcp: Multiaddr = "/ip4/192.0.2.1/tcp/4001".parse()?;
+/// let target = DialTarget::from(vec![quic, tcp]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DialTarget {
+    pub(super) peer: Option<PeerId>,
+    pub(super) addrs: Vec<Multiaddr>,
+    pub(super) by_user: bool,
+    observer: Option<Observer>,
+}
+
+impl fmt::Debug for DialTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DialTarget")
+            .field("peer", &self.peer)
+            .field("addrs", &self.addrs)
+            .field("by_user", &self.by_user)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DialTarget {
+    fn new(peer: Option<PeerId>, addrs: Vec<Multiaddr>, by_user: bool) -> Self {
+        Self {
+            peer,
+            addrs,
+            by_user,
+            observer: None,
+        }
+    }
+
+    /// Calls `observer` for each step of the dial. It must be quick and must not block. A call that
+    /// joins a dial another call has begun observes nothing.
+    #[must_use]
+    pub fn observed_by(mut self, observer: impl Fn(&DialEvent) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    pub(super) fn tell(&self, event: impl FnOnce() -> DialEvent) {
+        if let Some(observer) = &self.observer {
+            observer(&event());
+        }
+    }
+
+    /// Whose addresses these are, if one of them or the user says so.
+    pub(crate) fn peer(&self) -> Result<Option<PeerId>, DialError> {
+        let mut peer = self.peer;
+        for addr in &self.addrs {
+            match (peer, addr.peer_id()) {
+                (Some(one), Some(other)) if one != other => {
+                    return Err(DialError::SeveralPeers { one, other });
+                }
+                (None, Some(id)) => peer = Some(id),
+                _ => {}
+            }
+        }
+        Ok(peer)
+    }
+}
+
+/// One address named by the user: tried even if it failed a moment ago.
+impl From<Multiaddr> for DialTarget {
+    fn from(addr: Multiaddr) -> Self {
+        Self::new(addr.peer_id(), vec![addr], true)
+    }
+}
+
+/// Addresses of one peer named by the user.
+impl From<Vec<Multiaddr>> for DialTarget {
+    fn from(addrs: Vec<Multiaddr>) -> Self {
+        Self::new(None, addrs, true)
+    }
+}
+
+/// Addresses of a peer learned from others: those that failed lately are left out. Without any, those
+/// of the peer book.
+impl From<(PeerId, Vec<Multiaddr>)> for DialTarget {
+    fn from((peer, addrs): (PeerId, Vec<Multiaddr>)) -> Self {
+        Self::new(Some(peer), addrs, false)
+    }
+}
+
+/// A peer at the addresses that the peer book has.
+impl From<PeerId> for DialTarget {
+    fn from(peer: PeerId) -> Self {
+        Self::new(Some(peer), Vec::new(), false)
+    }
+}
+
+/// A step of a dial.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DialEvent {
+    /// Since the dial began.
+    pub at: Duration,
+    /// The address it concerns.
+    pub addr: Multiaddr,
+    /// What happened.
+    pub step: DialStep,
+}
+
+/// What happened in a [`DialEvent`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum DialStep {
+    /// The names in the address are looked up.
+    Resolving,
+    /// They have been.
+    Resolved(Resolution),
+    /// An attempt began.
+    Started,
+    /// The attempt failed, or was not made.
+    Failed(DialError),
+    /// The attempt became the connection.
+    Connected(ConnectionInfo),
+    /// Another attempt was faster; this one was stopped.
+    Cancelled,
+}
