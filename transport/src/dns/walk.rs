@@ -19,8 +19,9 @@ const MAX_SHOWN: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DnsLimits {
-    /// Look-ups; `/dns` takes two. Default 32, as rust-libp2p.
-    pub max_lookups: usize,
+    /// Queries that look-ups may cost: one for addresses, two for texts, whose answers often do not
+    /// fit a datagram and are asked for again over TCP. Default 32, as many look-ups as rust-libp2p's.
+    pub max_queries: usize,
     /// TXT records that are followed. Default 16, as rust-libp2p for one name.
     pub max_txt: usize,
     /// `/dnsaddr` within `/dnsaddr`. Default 4, as go-libp2p.
@@ -32,7 +33,7 @@ pub struct DnsLimits {
 impl Default for DnsLimits {
     fn default() -> Self {
         Self {
-            max_lookups: 32,
+            max_queries: 32,
             max_txt: 16,
             max_depth: 4,
             max_addresses: 16,
@@ -129,7 +130,7 @@ pub enum DropReason {
     /// [`DnsLimits::max_txt`].
     #[error("is one record too many")]
     TooManyTxt,
-    /// [`DnsLimits::max_lookups`].
+    /// [`DnsLimits::max_queries`].
     #[error("would take one look-up too many")]
     TooManyLookups,
     /// [`DnsLimits::max_addresses`].
@@ -157,6 +158,8 @@ pub struct Walk {
     expected: Option<PeerId>,
     open: VecDeque<(Question, Pending)>,
     asked: Vec<Option<Pending>>,
+    /// Queries that the questions so far may cost.
+    cost: usize,
     running: usize,
     txt: usize,
     seen: HashSet<Multiaddr>,
@@ -182,6 +185,7 @@ impl Walk {
             expected: expected.or_else(|| addr.peer_id()),
             open: VecDeque::new(),
             asked: Vec::new(),
+            cost: 0,
             running: 0,
             txt: 0,
             seen: HashSet::new(),
@@ -282,10 +286,12 @@ impl Walk {
             _ => return,
         };
         for kind in kinds {
-            if self.asked.len() >= self.limits.max_lookups {
+            let cost = if *kind == RecordKind::Txt { 2 } else { 1 };
+            if self.cost + cost > self.limits.max_queries {
                 self.drop_entry(&addr, DropReason::TooManyLookups);
                 return;
             }
+            self.cost += cost;
             let question = Question {
                 id: self.asked.len(),
                 name: name.to_string(),
