@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use barewire_node::Config;
+use barewire_node::{Config, SecurityKind};
 use barewire_tests::{peers::Foreign, process::Failure};
 use barewire_transport::ws::{Certificate, Roots};
 use data_encoding::BASE64;
@@ -18,16 +18,14 @@ pub(crate) struct Combination {
     pub(crate) listen: &'static str,
     /// The `--security` of both ends; QUIC brings its own.
     pub(crate) security: &'static str,
-    /// Whether barewire speaks it.
-    pub(crate) ours: bool,
 }
 
 /// All of them.
 pub(crate) const COMBINATIONS: &[Combination] = &[
     of("tcp+noise", "/ip4/127.0.0.1/tcp/0", "noise"),
-    of("tcp+tls", "/ip4/127.0.0.1/tcp/0", "tls").not_yet(),
+    of("tcp+tls", "/ip4/127.0.0.1/tcp/0", "tls"),
     of("ws+noise", "/ip4/127.0.0.1/tcp/0/ws", "noise"),
-    of("ws+tls", "/ip4/127.0.0.1/tcp/0/ws", "tls").not_yet(),
+    of("ws+tls", "/ip4/127.0.0.1/tcp/0/ws", "tls"),
     of("wss+noise", "/ip4/127.0.0.1/tcp/0/tls/ws", "noise"),
     of("quic-v1", "/ip4/127.0.0.1/udp/0/quic-v1", "noise"),
 ];
@@ -37,17 +35,10 @@ const fn of(name: &'static str, listen: &'static str, security: &'static str) ->
         name,
         listen,
         security,
-        ours: true,
     }
 }
 
 impl Combination {
-    /// Spoken by the foreign stacks only.
-    const fn not_yet(mut self) -> Self {
-        self.ours = false;
-        self
-    }
-
     pub(crate) fn is_wss(&self) -> bool {
         self.name.starts_with("wss")
     }
@@ -94,6 +85,10 @@ impl Combination {
     /// The same for a node of the library.
     pub(crate) fn config(&self, files: &Files) -> Result<Config, Failure> {
         let mut config = Config::default();
+        config.security = vec![match self.security {
+            "tls" => SecurityKind::Tls,
+            _ => SecurityKind::Noise,
+        }];
         if self.is_wss() {
             config.ws.certificate = Some(Certificate::from_pem_files(&files.cert, &files.key)?);
             config.ws.roots = Roots::from_pem_file(&files.ca)?;

@@ -145,7 +145,6 @@ async fn run(report: Report, foreign_only: bool) -> Result<bool, Failure> {
     } else {
         let groups = groups
             .into_iter()
-            .filter(|(_, combination)| combination.ours)
             .flat_map(|(stack, combination)| {
                 [WE_DIAL, THEY_DIAL]
                     .map(|direction| Group::new(&matrix, stack, combination, direction))

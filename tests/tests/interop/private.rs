@@ -17,7 +17,7 @@ pub(crate) async fn cell(group: &Group<'_>) -> CellResult {
         files.other_psk.display().to_string(),
     );
     let mut line = group.listen_line();
-    line.extend(["--psk".to_owned(), key.clone()]);
+    line.extend(["--json".to_owned(), "--psk".to_owned(), key.clone()]);
     let (listener, addr) = Process::listen(listener, line, DEADLINE).await?;
     let with =
         |command: &[&str], key: &str| group.dial_line(&[command, &["--psk", key]].concat(), &addr);

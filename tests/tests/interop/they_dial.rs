@@ -95,7 +95,8 @@ fn check_ours(stack: Foreign, event: &Value) -> CellResult {
         && !local.starts_with("/ip4/0.0.0.0/")
     {
         let observed = text(event, "observed_addr")?;
-        ensure(local == observed, || {
+        // go writes the short form of the same.
+        ensure(local.replace("/wss", "/tls/ws") == observed, || {
             format!("observed {observed}, but the socket is {local}")
         })?;
     }
