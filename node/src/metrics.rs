@@ -128,14 +128,11 @@ impl Metrics {
             .observe(rtt.as_secs_f64());
     }
 
-    /// A dial of one address has ended.
-    pub(crate) fn dialled(&self, addr: &Multiaddr, outcome: &Result<Connection, DialError>) {
+    /// An attempt to connect to one address has ended, by an error or by a connection.
+    pub(crate) fn dialled(&self, addr: &Multiaddr, error: Option<&DialError>) {
         let attempt = Attempt {
             transport: transport_of(addr),
-            outcome: match outcome {
-                Ok(_) => "connected",
-                Err(error) => outcome_of(error),
-            },
+            outcome: error.map_or("connected", outcome_of),
         };
         self.dials.get_or_create(&attempt).inc();
     }

@@ -43,7 +43,7 @@ async fn first_byte_comes_after_as_few_round_trips_as_the_protocols_allow() {
     let wan = Wan::new("rt", link).expect("a link");
     for (name, listen, options, expected) in CASES {
         let mut command = wan.far(&barewire);
-        command.args(["listen", "--json", "--listen"]);
+        command.args(["listen", "--json", "--security", "noise,tls", "--listen"]);
         command.arg(format!("/ip4/{FAR}/{listen}"));
         let mut listener = Process::spawn(command).unwrap();
         let addr = listener.listening(Duration::from_secs(10)).await.unwrap();

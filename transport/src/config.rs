@@ -5,9 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use barewire_base::{Budget, Multiaddr, PeerId};
 use barewire_mux::{Role, yamux};
 
-use crate::{
-    close::LocalReason, pnet::Psk, secure::Security, slab::SlabPool, traffic::Traffic,
-};
+use crate::{close::LocalReason, pnet::Psk, secure::Security, slab::SlabPool, traffic::Traffic};
 
 /// Which implementation multiplexes streams. Both speak `/yamux/1.0.0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

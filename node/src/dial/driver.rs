@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use barewire_base::{Multiaddr, PeerId};
@@ -12,6 +12,7 @@ use barewire_transport::{
 };
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinSet};
+use tracing::Instrument as _;
 
 use super::{
     DialConfig, DialEvent, DialStats, DialStep, DialTarget, Plan, Planner, Skip, Step,
@@ -81,6 +82,7 @@ impl Drop for Places<'_> {
 type Attempted = (
     usize,
     Multiaddr,
+    Duration,
     Result<(Connection, InboundStreams), DialError>,
 );
 
@@ -279,14 +281,18 @@ impl Dial<'_> {
             config.address_timeout
         };
         let (transports, expected) = (self.shared.transports.clone(), self.expected);
-        self.attempts.spawn(async move {
+        let span =
+            tracing::debug_span!("dial", %addr, peer = expected.map(tracing::field::display));
+        let attempt = async move {
+            let begun = tokio::time::Instant::now();
             let dialling = transports.dial(&addr, expected);
             let result = match tokio::time::timeout(limit, dialling).await {
                 Ok(result) => result.map_err(|error| DialError::new(&addr, error)),
                 Err(_) => Err(DialError::Transport(TransportError::Timeout(addr.clone()))),
             };
-            (id, addr, result)
-        });
+            (id, addr, begun.elapsed(), result)
+        };
+        self.attempts.spawn(attempt.instrument(span));
     }
 
     fn before(&self, addr: &Multiaddr) -> Result<(), DialError> {
@@ -310,10 +316,12 @@ impl Dial<'_> {
             })
     }
 
-    fn ended(&mut self, (id, addr, result): Attempted) -> Option<Connection> {
+    fn ended(&mut self, (id, addr, took, result): Attempted) -> Option<Connection> {
         let error = match result {
             Ok((connection, inbound)) => match self.establish(&addr, &connection, inbound) {
                 Ok(()) => {
+                    self.shared.metrics.handshake(&connection, took);
+                    self.shared.metrics.dialled(&addr, None);
                     self.won(id, &addr, &connection);
                     return Some(connection);
                 }
@@ -327,6 +335,7 @@ impl Dial<'_> {
             }
         };
         self.shared.dialer.counters.count(&addr, Count::Failure);
+        self.shared.metrics.dialled(&addr, Some(&error));
         self.failed(id, &addr, error);
         None
     }

@@ -79,17 +79,19 @@ impl DialTarget {
     }
 }
 
-/// One address named by the user: tried even if it failed a moment ago.
+/// One address named by the user: tried even if it failed a moment ago. Nothing but `/p2p/…` is a peer.
 impl From<Multiaddr> for DialTarget {
     fn from(addr: Multiaddr) -> Self {
-        Self::new(addr.peer_id(), vec![addr], true)
+        Self::from(vec![addr])
     }
 }
 
-/// Addresses of one peer named by the user.
+/// Addresses of one peer named by the user. One of nothing but `/p2p/…` says who that is.
 impl From<Vec<Multiaddr>> for DialTarget {
-    fn from(addrs: Vec<Multiaddr>) -> Self {
-        Self::new(None, addrs, true)
+    fn from(mut addrs: Vec<Multiaddr>) -> Self {
+        let peer = addrs.iter().find_map(Multiaddr::peer_id);
+        addrs.retain(|addr| !addr.clone().without_peer().is_empty());
+        Self::new(peer, addrs, true)
     }
 }
 

@@ -12,7 +12,7 @@ mod whereabouts;
 use std::{
     fmt,
     sync::{Arc, Weak, atomic::AtomicU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
@@ -24,7 +24,6 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument as _;
 
 pub use self::shutdown::ShutdownReport;
 pub(crate) use self::{manage::NotEstablished, task::sleep_until};
