@@ -3,7 +3,10 @@
 
 use barewire_base::multistream::optimistic_proposal;
 use barewire_mux::{Role, StreamMuxer, yamux};
-use barewire_node::{Config, Keypair, protocols::echo};
+use barewire_node::{
+    Config, Keypair,
+    protocols::{echo, hold},
+};
 
 const DOCUMENT: &str = include_str!("../../PROTOCOLS.md");
 
@@ -25,6 +28,11 @@ fn echo() {
     let request = [&optimistic_proposal(echo::PROTOCOL)[..], b"hello"].concat();
     assert_eq!(block("echo-request"), request);
     assert_eq!(block("echo-answer"), request);
+}
+
+#[test]
+fn hold() {
+    assert_eq!(block("hold-proposal"), optimistic_proposal(hold::PROTOCOL));
 }
 
 #[test]

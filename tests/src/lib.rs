@@ -3,4 +3,5 @@
 
 pub mod peers;
 pub mod process;
+pub mod usage;
 pub mod wan;

@@ -211,3 +211,59 @@ pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use barewire_base::Keypair;
+
+    use super::*;
+
+    #[test]
+    fn connections_of_one_peer_share_its_budget() {
+        let limits = Limits::derive(&Machine::default(), Some(64 << 20));
+        let share = limits.buffers_per_peer;
+        let manager = Manager::new(limits, None);
+        let addr: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let [one, other] = [(); 2].map(|()| Keypair::generate(&mut rand::rng()).peer_id());
+        let secured = |peer| manager.secured(peer, Role::Server, &addr).unwrap();
+        let (first, second) = (
+            secured(one).child(usize::MAX),
+            secured(one).child(usize::MAX),
+        );
+        let held = first.try_reserve(share).unwrap();
+        assert!(
+            second.try_reserve(1).is_err(),
+            "the peer has used its share"
+        );
+        let _of_other = secured(other).try_reserve(share).unwrap();
+        assert_eq!(manager.buffers().used(), 2 * share);
+        assert_eq!(manager.fattest().len(), 2);
+        drop(held);
+        drop(second.try_reserve(1).unwrap());
+    }
+
+    #[test]
+    fn budgets_of_handshakes_that_came_to_nothing_are_dropped() {
+        let manager = Manager::new(Limits::default(), None);
+        let addr: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        for _ in 0..500 {
+            let peer = Keypair::generate(&mut rand::rng()).peer_id();
+            manager.secured(peer, Role::Server, &addr).unwrap();
+        }
+        assert!(manager.budgets.lock().len() <= SPARE_BUDGETS + 1);
+    }
+
+    #[test]
+    fn what_takes_a_descriptor_and_what_has_an_address() {
+        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
+        assert!(takes_descriptor(&addr("/ip4/192.0.2.1/tcp/1/ws")));
+        assert!(!takes_descriptor(&addr("/ip4/192.0.2.1/udp/1/quic-v1")));
+        assert!(!takes_descriptor(&addr("/memory/7")));
+        assert_eq!(ip_of(&addr("/memory/7")), None);
+        assert_eq!(
+            ip_of(&addr("/ip6/2001:db8::1/udp/1/quic-v1")),
+            Some("2001:db8::1".parse().unwrap())
+        );
+    }
+}

@@ -1,0 +1,295 @@
+//! Attack rows 76 and 77: a node that runs out of descriptors, and one that runs out of memory.
+
+use std::{
+    fs, io,
+    net::TcpStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use barewire_node::{Config, Multiaddr, protocols::echo};
+use barewire_tests::{peers, usage::Usage};
+use bytes::Bytes;
+use tokio::{process::Command, task::JoinSet};
+
+use crate::{Node, SOON, client, client_with, full};
+
+/// Share of a core a process uses over five seconds, in percent.
+async fn processor(usage: Usage) -> f64 {
+    const OVER: Duration = Duration::from_secs(5);
+    let before = usage.cpu();
+    tokio::time::sleep(OVER).await;
+    100.0 * (usage.cpu() - before).as_secs_f64() / OVER.as_secs_f64()
+}
+
+/// Dials until it works; how long that took.
+async fn until_served(addr: &Multiaddr) -> Duration {
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < SOON, "not served again");
+        let dial = async {
+            let client = client().await;
+            let connection = client.connect(addr.clone()).await.ok()?;
+            echo::round_trip(&connection, echo::PROTOCOL, Bytes::from_static(b"there?"))
+                .await
+                .ok()
+        };
+        let dialled = tokio::time::timeout(Duration::from_secs(2), dial).await;
+        if dialled.is_ok_and(|served| served.is_some()) {
+            return began.elapsed();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Row 76, as the node meets it by itself: its limits follow from the descriptors it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_descriptors_are_shared_out_and_some_kept_back() {
+    let node = Node::behind("prlimit", &["--nofile=64:64"], &["--events"]).await;
+    let (socket, _) = node.addr.to_tcp().unwrap();
+    // Handshakes that are finished and held, as many as it takes.
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for _ in 0..60 {
+        let client = client().await;
+        if let Ok(connection) = client.connect(node.addr.clone()).await {
+            held.push((client, connection));
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    held.retain(|(_, connection)| match connection.close_reason() {
+        None => true,
+        Some(reason) => {
+            refused += 1;
+            assert!(reason.to_string().contains("0x1001"), "{reason}");
+            false
+        }
+    });
+    // And silent ones on top.
+    let silent: Vec<_> = (0..200)
+        .filter_map(|_| TcpStream::connect(socket).ok())
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let used = node.usage.descriptors();
+    let share = processor(node.usage).await;
+    println!(
+        "row 76: 64 descriptors: {} connections held, {refused} told 0x1001, {} silent ones: {used} descriptors in use, \
+         {share:.1} % of a core",
+        held.len(),
+        silent.len()
+    );
+    assert!(!held.is_empty() && refused > 0);
+    assert!(used <= 64 - 16, "{used} descriptors");
+    assert!(share <= 5.0, "{share} %");
+    drop((held, silent));
+    let back = until_served(&node.addr).await;
+    println!("row 76: served again {back:.2?} after the others left");
+    assert!(back < Duration::from_secs(5));
+    node.stop().await;
+}
+
+/// Row 76, as it is forced on the node: something else has taken the descriptors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_descriptors_accepting_pauses_and_recovers() {
+    let node = Node::start(&[]).await;
+    let (socket, _) = node.addr.to_tcp().unwrap();
+    let first = client().await;
+    let connection = first.connect(node.addr.clone()).await.unwrap();
+    let limit = node.usage.descriptors() + 2;
+    let lowered = Command::new("prlimit")
+        .args(["--pid", &node.usage.0.to_string()])
+        .arg(format!("--nofile={limit}:20000"))
+        .status()
+        .await;
+    match lowered {
+        Ok(status) if status.success() => {}
+        other => {
+            assert!(!peers::required(), "prlimit does not work: {other:?}");
+            println!("skipped: prlimit cannot change a running process here: {other:?}");
+            return;
+        }
+    }
+    let silent: Vec<_> = (0..64)
+        .filter_map(|_| TcpStream::connect(socket).ok())
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let share = processor(node.usage).await;
+    // Those who are there are served.
+    echo::round_trip(&connection, echo::PROTOCOL, Bytes::from_static(b"still?"))
+        .await
+        .unwrap();
+    let log = node.process.stderr();
+    println!(
+        "row 76: no descriptor left, {} wait to be accepted: {share:.1} % of a core, {} log lines",
+        silent.len(),
+        log.lines().count()
+    );
+    assert!(log.contains("cannot accept"), "{log}");
+    assert!(share <= 5.0, "{share} %");
+    drop(silent);
+    let back = until_served(&node.addr).await;
+    println!("row 76: served again {back:.2?} after they left");
+    assert!(back < Duration::from_secs(5));
+    node.stop().await;
+}
+
+/// A control group of version 1 for memory.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> io::Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let path = own
+            .lines()
+            .find_map(|line| line.split_once(":memory:"))
+            .map_or("/", |(_, path)| path);
+        let parent = Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/'));
+        let folder = parent.join(format!("barewire-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        let group = Self(folder);
+        fs::write(group.0.join("memory.limit_in_bytes"), bytes.to_string())?;
+        Ok(group)
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_default()
+    }
+
+    fn mib(&self, file: &str) -> f64 {
+        self.read(file).trim().parse::<f64>().unwrap_or(f64::NAN) / 1024.0 / 1024.0
+    }
+
+    fn oom_kills(&self) -> u64 {
+        let control = self.read("memory.oom_control");
+        let line = control
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill "));
+        line.and_then(|count| count.trim().parse().ok())
+            .unwrap_or(0)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Empty once the node is gone, which may take the kernel a moment.
+        for _ in 0..50 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Connections with as many streams as they are given, each of which is written to and never read from, again and
+/// again.
+async fn unread_streams(addr: Multiaddr, until: Instant) -> usize {
+    let mut connections = 0;
+    let chunk = Bytes::from(vec![0x55; 64 * 1024]);
+    while Instant::now() < until {
+        let mut config = Config::default();
+        config.ping.interval = None;
+        let client = client_with(config).await;
+        let Ok(Ok(connection)) =
+            tokio::time::timeout(Duration::from_secs(2), client.connect(addr.clone())).await
+        else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        connections += 1;
+        let mut writers = JoinSet::new();
+        for _ in 0..100 {
+            let opened = connection.open_stream(echo::PROTOCOL);
+            let Ok(Ok(mut stream)) = tokio::time::timeout(Duration::from_secs(2), opened).await
+            else {
+                break;
+            };
+            let chunk = chunk.clone();
+            writers.spawn(async move { while stream.write_chunk(chunk.clone()).await.is_ok() {} });
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let _ = tokio::time::timeout(left, connection.closed()).await;
+    }
+    connections
+}
+
+/// Streams that announce 512 MiB and then say nothing.
+async fn announced_lengths(addr: Multiaddr, until: Instant) {
+    while Instant::now() < until {
+        let client = client().await;
+        if let Ok(connection) = client.connect(addr.clone()).await {
+            let mut streams = Vec::new();
+            for _ in 0..50 {
+                let Ok(mut stream) = connection.open_stream("/ipfs/id/push/1.0.0").await else {
+                    break;
+                };
+                let prefix = Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x01]);
+                if stream.write_chunk(prefix).await.is_err() {
+                    break;
+                }
+                streams.push(stream);
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Row 77: announced lengths, unread windows and held connections at once, in 128 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_128_mib_the_node_sheds_and_lives() {
+    const LIMIT: u64 = 128 << 20;
+    let time = Duration::from_secs(if full() { 600 } else { 20 });
+    let group = match Group::new(LIMIT) {
+        Ok(group) => group,
+        Err(error) => {
+            println!("skipped: needs root and the memory controller of cgroup v1: {error}");
+            return;
+        }
+    };
+    let join = format!(
+        "echo $$ > {}/cgroup.procs && exec \"$@\"",
+        group.0.display()
+    );
+    let mut node = Node::behind("sh", &["-c", &join, "sh"], &["--events"]).await;
+    let until = Instant::now() + time;
+    let mut attack = JoinSet::new();
+    for _ in 0..50 {
+        attack.spawn(unread_streams(node.addr.clone(), until));
+    }
+    let mut announce = JoinSet::new();
+    for _ in 0..4 {
+        announce.spawn(announced_lengths(node.addr.clone(), until));
+    }
+    let mut peak = 0;
+    while Instant::now() < until {
+        peak = peak.max(node.usage.rss_kib());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let connections: usize = attack.join_all().await.into_iter().sum();
+    announce.join_all().await;
+    let back = until_served(&node.addr).await;
+    println!(
+        "row 77: {connections} connections with 100 unread streams each and 200 announced lengths in {time:?} in a \
+         group of 128 MiB: {} OOM kills, peak of the group {:.1} MiB, of the node {:.1} MiB resident, hit the limit {} \
+         times; served again after {back:.2?}",
+        group.oom_kills(),
+        group.mib("memory.max_usage_in_bytes"),
+        peak as f64 / 1024.0,
+        group.read("memory.failcnt").trim(),
+    );
+    let log = node.process.stderr();
+    for line in log.lines().filter(|line| line.contains("memory")).take(3) {
+        println!("row 77: {line}");
+    }
+    assert_eq!(group.oom_kills(), 0);
+    assert!(node.process.id().is_some());
+    // It is the one that was started.
+    assert!(node.process.expect("connected", SOON).await.is_ok());
+    assert!(!log.contains("panicked"), "{log}");
+    // Handlers whose remote has just gone may still be cut off.
+    match node.process.stop(SOON).await {
+        Ok(()) => println!("row 77: ended in an orderly way"),
+        Err(error) => println!("row 77: at its end: {error}"),
+    }
+}
