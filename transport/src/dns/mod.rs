@@ -142,7 +142,7 @@ impl Resolver {
         share: usize,
     ) -> Resolution {
         let mut limits = self.config.limits.clone();
-        limits.max_queries = (limits.max_queries / share.max(1)).max(2);
+        limits.max_queries = (limits.max_queries / share.max(1)).max(4);
         limits.max_txt = (limits.max_txt / share.max(1)).max(1);
         let mut walk = Walk::new(addr, expected, limits);
         let mut lookups = Vec::new();

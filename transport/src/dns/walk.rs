@@ -10,6 +10,8 @@ use barewire_base::{Multiaddr, PeerId, Protocol, multiaddr::MultiaddrError};
 
 /// What a TXT record that holds an address begins with.
 const PREFIX: &[u8] = b"dnsaddr=";
+/// Queries of a look-up at most.
+const QUERIES: usize = 2;
 /// Dropped entries that are remembered one by one; the others are only counted.
 const MAX_DROPPED: usize = 64;
 /// Characters of a record that is no address that are kept for the person who reads about it.
@@ -19,8 +21,8 @@ const MAX_SHOWN: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DnsLimits {
-    /// Queries that look-ups may cost: one for addresses, two for texts, whose answers often do not
-    /// fit a datagram and are asked for again over TCP. Default 32, as many look-ups as rust-libp2p's.
+    /// Queries that name servers may be sent. A look-up counts for two: an answer that does not fit a
+    /// datagram is asked for again over TCP. Default 32, as many as rust-libp2p makes look-ups.
     pub max_queries: usize,
     /// TXT records that are followed. Default 16, as rust-libp2p for one name.
     pub max_txt: usize,
@@ -158,8 +160,6 @@ pub struct Walk {
     expected: Option<PeerId>,
     open: VecDeque<(Question, Pending)>,
     asked: Vec<Option<Pending>>,
-    /// Queries that the questions so far may cost.
-    cost: usize,
     running: usize,
     txt: usize,
     seen: HashSet<Multiaddr>,
@@ -185,7 +185,6 @@ impl Walk {
             expected: expected.or_else(|| addr.peer_id()),
             open: VecDeque::new(),
             asked: Vec::new(),
-            cost: 0,
             running: 0,
             txt: 0,
             seen: HashSet::new(),
@@ -286,12 +285,10 @@ impl Walk {
             _ => return,
         };
         for kind in kinds {
-            let cost = if *kind == RecordKind::Txt { 2 } else { 1 };
-            if self.cost + cost > self.limits.max_queries {
+            if (self.asked.len() + 1) * QUERIES > self.limits.max_queries {
                 self.drop_entry(&addr, DropReason::TooManyLookups);
                 return;
             }
-            self.cost += cost;
             let question = Question {
                 id: self.asked.len(),
                 name: name.to_string(),
