@@ -85,7 +85,9 @@ fn test(fuzz_seconds: u64) -> Result<()> {
     step("release build", || {
         cargo(["build", "--release", "-p", "barewire-cli"])
     })?;
-    step("tests", || cargo(["test", "--workspace", "--all-features"]))?;
+    step("tests", || {
+        cargo(["test", "--workspace", "--all-features", "--no-fail-fast"])
+    })?;
     step("documentation", || {
         run(Command::new(env!("CARGO"))
             .args(["doc", "--workspace", "--no-deps"])
