@@ -139,7 +139,8 @@ async fn dial_raw(to: SocketAddr, from: &str) -> Result<RawConnection, String> {
     let muxers = vec!["/yamux/1.0.0".into()];
     let noise = barewire_security::noise::Config::new(&keypair, muxers, &mut rand::rng()).unwrap();
     let budget = barewire_base::Budget::unlimited();
-    let config = barewire_transport::UpgradeConfig::new(std::sync::Arc::new(noise), budget);
+    let security = vec![barewire_transport::Security::Noise(noise.into())];
+    let config = barewire_transport::UpgradeConfig::new(security, budget);
     let upgraded = barewire_transport::upgrade_outbound(stream, &config, None).await;
     upgraded.map_err(|error| error.to_string())
 }
