@@ -245,6 +245,22 @@ impl State {
         Ok(())
     }
 
+    /// Lets the ends that wait for an answer go: whoever drains a connection does not wait for a
+    /// remote that may never give one.
+    fn release_ends(&mut self) {
+        if self.ends_held == 0 {
+            return;
+        }
+        for (id, stream) in &mut self.streams {
+            if std::mem::take(&mut stream.end_held) {
+                // Fails if the remote has reset the stream, which its reader finds out.
+                drop(self.mux.finish(*id));
+            }
+        }
+        self.ends_held = 0;
+        self.wake_driver();
+    }
+
     /// Lets the inline handler of a stream answer what has arrived.
     pub(crate) fn run_inline(&mut self, id: StreamId, now: Instant) {
         use barewire_mux::ReadOutcome;
@@ -408,6 +424,7 @@ impl Shared {
     async fn drained(&self) {
         std::future::poll_fn(|cx| {
             let mut state = self.state.lock();
+            state.release_ends();
             if state.closed.is_some() || state.queued() == 0 {
                 return Poll::Ready(());
             }
