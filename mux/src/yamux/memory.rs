@@ -12,8 +12,8 @@ use barewire_base::{Budget, Reservation};
 /// What a connection holds without being charged: what two turns of reading bring.
 pub(crate) const FREE: usize = 128 << 10;
 
-/// What a stream holds beside its bytes: its state here, that of its owner, and a task to serve it (1.6 KiB were
-/// measured at a node that holds 12,800 echo streams).
+/// What a stream holds beside its bytes: its state here, that of its owner, and a task to serve it (an
+/// estimate, rounded up).
 const STREAM: usize = 2 << 10;
 
 /// Charges are rounded up to this, so that the shared counters are touched rarely.
