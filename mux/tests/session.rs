@@ -468,10 +468,11 @@ fn withheld_credit_comes_later() {
         incoming(&mut server);
     }
     sent_but_ping(&mut server, now);
-    assert_eq!(budget.used(), 3 * WINDOW as usize);
+    // Four windows and four streams, less the free 128 KiB, in steps of 64 KiB.
+    assert_eq!(budget.used(), 15 * (64 << 10));
     let others = budget.try_reserve(budget.available()).unwrap();
-    // The next byte does not fit: the fattest stream goes.
-    input(&mut server, now, &data(SYN, 9, b"x"));
+    // What goes beyond the last step does not fit: the fattest stream goes.
+    input(&mut server, now, &data(SYN, 9, &vec![0; 64 << 10]));
     let frames = sent_but_ping(&mut server, now);
     assert!(
         shorts(&frames).contains(&(WINDOW_UPDATE, RST, 1, 0x1002)),
