@@ -9,7 +9,7 @@
 //! [`Connection::lease`](crate::Connection::lease).
 //! When there are more connections than [`Limits::high_water`], those of least value are trimmed.
 //! When memory is short, newcomers are refused and those that hold most are closed. Each end has a
-//! [`CloseReason`](crate::CloseReason) that says who and why.
+//! [`CloseReason`] that says who and why.
 
 mod gater;
 mod keep;
