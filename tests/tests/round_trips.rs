@@ -21,8 +21,11 @@ const DIALS: &str = "5";
 const SLACK: f64 = 0.6;
 
 /// What the dialler and the listener are told, and the round trips of connecting and one ping.
-const CASES: &[(&str, &str, &[&str], u32)] =
-    &[("tcp + noise", "tcp/0", &["--security", "noise"], 3)];
+const CASES: &[(&str, &str, &[&str], u32)] = &[
+    ("tcp + noise", "tcp/0", &["--security", "noise"], 3),
+    ("tcp + tls", "tcp/0", &["--security", "tls"], 3),
+    ("quic", "udp/0/quic-v1", &[], 2),
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_byte_comes_after_as_few_round_trips_as_the_protocols_allow() {
