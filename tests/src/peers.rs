@@ -217,32 +217,12 @@ impl Foreign {
 
 /// Makes sure that there is a Chromium: root on Debian installs it.
 fn chromium() -> Result<(), Unavailable> {
-    let name = env::var_os("CHROMIUM").unwrap_or_else(|| "chromium".into());
-    let there = || Command::new(&name).arg("--version").output().is_ok();
-    if there() {
-        return Ok(());
-    }
-    eprintln!("installing Chromium");
-    let apt = |args: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.args(args).env("DEBIAN_FRONTEND", "noninteractive");
-        succeed(apt, "apt-get")
-    };
-    let installed = apt(&["update", "-qq"]).and_then(|()| {
-        apt(&[
-            "install",
-            "-y",
-            "-qq",
-            "--no-install-recommends",
-            "chromium",
-        ])
-    });
-    match installed {
-        Ok(()) if there() => Ok(()),
-        _ => Err(Unavailable::NoToolchain(
-            "there is no `chromium`; install it, or name one in CHROMIUM".to_owned(),
-        )),
-    }
+    let named = env::var("CHROMIUM").ok();
+    crate::debian::install(named.as_deref().unwrap_or("chromium"), "chromium").map_err(|cause| {
+        Unavailable::NoToolchain(format!(
+            "there is no `chromium`; install it, or name one in CHROMIUM ({cause})"
+        ))
+    })
 }
 
 /// The `barewire` command in its release profile: `BAREWIRE_BIN`, or built from this checkout.

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barewire_tests::peers;
+use barewire_tests::{debian, peers};
 
 /// Longest run of a dialler.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -30,20 +30,10 @@ impl Drop for Killed {
 
 /// A Redis of this test's own, or `None` with the reason printed.
 fn redis() -> Option<(Killed, String)> {
-    let present = || {
-        let version = Command::new("redis-server").arg("--version").output();
-        version.is_ok_and(|output| output.status.success())
-    };
-    if !present() {
-        let installed = Command::new("apt-get")
-            .args(["install", "--yes", "redis-server"])
-            .stdin(Stdio::null())
-            .output();
-        if !present() {
-            assert!(!peers::required(), "no redis-server: {installed:?}");
-            println!("skipped: redis-server is not here and cannot be installed");
-            return None;
-        }
+    if let Err(cause) = debian::install("redis-server", "redis-server") {
+        assert!(!peers::required(), "{cause}");
+        println!("skipped: {cause}");
+        return None;
     }
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
