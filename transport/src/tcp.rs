@@ -6,7 +6,7 @@ use barewire_base::Multiaddr;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::transports::RawConnection;
+use crate::transports::{AcceptError, RawConnection};
 
 /// Settings of TCP sockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,9 +100,13 @@ impl TcpListener {
     }
 
     /// The next connection. Cancel safe.
-    pub async fn accept(&mut self) -> io::Result<RawConnection> {
-        let (stream, _) = self.inner.accept().await?;
-        raw(stream, &self.config)
+    pub async fn accept(&mut self) -> Result<RawConnection, AcceptError> {
+        match self.inner.accept().await {
+            Ok((stream, _)) => Ok(raw(stream, &self.config)?),
+            // The socket listens no more.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(AcceptError::Ended),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

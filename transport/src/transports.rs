@@ -148,6 +148,17 @@ fn describe(kind: io::ErrorKind) -> String {
     }
 }
 
+/// Why a listener had no connection attempt to give.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// It concerns one attempt, or the process is out of descriptors. The listener stays usable.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The socket broke, or the system took it away. Nothing is accepted any more.
+    #[error("the listening socket is gone")]
+    Ended,
+}
+
 /// Why an address did not become a connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
@@ -350,9 +361,8 @@ impl Listener {
         }
     }
 
-    /// The next connection attempt. Cancel safe. An error concerns that one attempt, or says that
-    /// the process is out of descriptors; the listener stays usable.
-    pub async fn accept(&mut self) -> io::Result<Incoming> {
+    /// The next connection attempt. Cancel safe.
+    pub async fn accept(&mut self) -> Result<Incoming, AcceptError> {
         let attempt = match &mut self.socket {
             Socket::Tcp(listener) => Attempt::Raw(listener.accept().await?),
             Socket::Ws(listener, ws) => {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use barewire_base::{Fault, Multiaddr};
-use barewire_transport::{Incoming, Listener, LocalReason, UpgradeError};
+use barewire_transport::{AcceptError, Incoming, Listener, LocalReason, UpgradeError};
 
 use super::{Shared, pending::SlotId};
 use crate::{
@@ -52,10 +52,10 @@ async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr
                 pause = MIN_PAUSE;
                 admit(&shared, incoming);
             }
-            Err(error) if concerns_one_connection(&error) => {
+            Err(AcceptError::Io(error)) if concerns_one_connection(&error) => {
                 tracing::debug!(%addr, %error, "a connection died before it was accepted");
             }
-            Err(error) => {
+            Err(AcceptError::Io(error)) => {
                 // Most often no descriptors are left. Accepting again at once would spin.
                 tracing::warn!(%addr, %error, "cannot accept connections for the moment");
                 shared.events.emit(|| Event::AcceptFailed {
@@ -68,7 +68,40 @@ async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr
                 }
                 pause = (pause * 2).min(MAX_PAUSE);
             }
+            Err(AcceptError::Ended) => {
+                tracing::warn!(%addr, "the listening socket broke");
+                shared.events.emit(|| Event::AcceptFailed {
+                    addr: addr.clone(),
+                    kind: io::ErrorKind::NotConnected,
+                });
+                // It has the port.
+                drop(listener);
+                let Some(anew) = listen_anew(&shared, &addr).await else {
+                    return;
+                };
+                listener = anew;
+            }
         }
+    }
+}
+
+/// Listens again where a socket broke, as soon as that is possible. `None` when the node stops.
+async fn listen_anew(shared: &Shared, addr: &Multiaddr) -> Option<Listener> {
+    let mut pause = MIN_PAUSE;
+    loop {
+        match shared.transports.listen(addr) {
+            Ok(listener) => {
+                tracing::info!(%addr, "listening anew");
+                return Some(listener);
+            }
+            // The connections of a UDP socket hold its port until they have ended.
+            Err(error) => tracing::debug!(%addr, %error, "cannot listen anew yet"),
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
