@@ -412,6 +412,15 @@ impl Incoming {
         }
     }
 
+    /// Whether the remote has proven that it receives what is sent to its address.
+    #[must_use]
+    pub fn is_validated(&self) -> bool {
+        match &self.attempt {
+            Attempt::Raw(_) | Attempt::Ws(..) => true,
+            Attempt::Quic(incoming) => incoming.is_validated(),
+        }
+    }
+
     /// Makes the remote prove that it receives what is sent to its address, and forgets it until it
     /// does: a proof against floods from invented addresses that costs an honest remote a round
     /// trip. `Err` gives the attempt back when its address is proven, as it always is over TCP.

@@ -122,20 +122,28 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 fn admit(shared: &Arc<Shared>, mut incoming: Incoming) {
-    if shared.pending.lock().is_crowded() {
+    let remote = incoming.remote_addr().clone();
+    let ip = manager::ip_of(&remote);
+    let proven = incoming.is_validated();
+    if !proven && (shared.pending.lock().is_crowded(ip) || shared.manager.wants_proof(ip)) {
         // A flood from invented addresses costs a packet each from here on, and no slot.
         match incoming.validate_address() {
-            Ok(()) => return,
-            Err(validated) => incoming = validated,
+            Ok(()) => {
+                let cause = "many attempts, so the remote has to prove its address";
+                let kind = Incident::AddressUnproven;
+                shared
+                    .incidents
+                    .record(kind, 1, Fault::Limit, &remote, &cause);
+                return;
+            }
+            Err(refused) => incoming = refused,
         }
     }
-    let remote = incoming.remote_addr().clone();
     if let Err(Gated(why)) = shared.manager.on_accept(&remote) {
         shared.refused(&remote, None, Incident::Gated, LocalReason::Gated(why));
         return;
     }
-    let ip = manager::ip_of(&remote);
-    let visit = match shared.manager.visit(ip) {
+    let visit = match shared.manager.visit(ip, proven) {
         Ok(visit) => visit,
         Err(refusal) => {
             let kind = Incident::of_refusal(refusal);
@@ -189,7 +197,7 @@ async fn upgrade(
     incoming: Incoming,
     remote: Multiaddr,
     slot: SlotId,
-    visit: Visit,
+    mut visit: Visit,
 ) {
     let mut dropped = DroppedUpgrade {
         shared: &shared,
@@ -209,6 +217,9 @@ async fn upgrade(
         return;
     }
     dropped.armed = false;
+    if upgraded.is_ok() {
+        visit.connected();
+    }
     match upgraded {
         Ok((connection, _)) if connection.peer_id() == shared.peer_id => {
             connection.close(codes::CONNECTION_NORMAL);

@@ -296,9 +296,13 @@ pub(crate) struct QuicIncoming {
 }
 
 impl QuicIncoming {
+    pub(crate) fn is_validated(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
     /// Makes the remote prove its address, if it has not done so.
     pub(crate) fn validate(self: Box<Self>) -> Result<(), Box<Self>> {
-        if self.incoming.remote_address_validated() || !self.incoming.may_retry() {
+        if self.is_validated() || !self.incoming.may_retry() {
             return Err(self);
         }
         let Self {
