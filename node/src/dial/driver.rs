@@ -123,8 +123,6 @@ impl Shared {
         if addrs.is_empty() {
             return Err(DialError::NoAddress(expected));
         }
-        let plan = Plan::new(expected, target.by_user);
-        let single = target.by_user && addrs.len() == 1;
         let dial = Dial {
             shared: self,
             target,
@@ -132,7 +130,7 @@ impl Shared {
             began: Instant::now(),
             places: Places {
                 dialer: &self.dialer,
-                plan: if single { plan.single() } else { plan },
+                plan: Plan::new(expected, target.by_user),
             },
             attempts: JoinSet::new(),
             names: JoinSet::new(),
@@ -215,12 +213,10 @@ impl Dial<'_> {
                 (addr, resolution)
             });
         }
-        self.plan(plain.into_iter().cloned());
-    }
-
-    fn plan(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
         let limits = &self.shared.dialer.config.limits;
-        for addr in self.places.plan.add(Instant::now(), limits, addrs) {
+        let plan = &mut self.places.plan;
+        let over = plan.add(Instant::now(), limits, plain.into_iter().cloned());
+        for addr in over {
             self.skipped(addr, Skip::TooMany);
         }
     }
@@ -246,7 +242,11 @@ impl Dial<'_> {
             let name = named.clone();
             self.fail(&addr.clone(), DialError::PrivateName { name, addr });
         }
-        self.plan(allowed);
+        let limits = &self.shared.dialer.config.limits;
+        let plan = &mut self.places.plan;
+        for addr in plan.add_resolved(Instant::now(), limits, allowed) {
+            self.skipped(addr, Skip::TooMany);
+        }
     }
 
     /// Starts what is due; returns what to wait for.

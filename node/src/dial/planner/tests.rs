@@ -182,6 +182,67 @@ fn one_host_is_dialled_eight_times_in_ten_seconds() {
 }
 
 #[test]
+fn what_the_user_names_and_what_is_here_waits_for_nothing() {
+    let tcp = |ip: &str, port: u16| addr(&format!("/ip4/{ip}/tcp/{port}"));
+    for (ip, by_user, limited) in [
+        ("203.0.113.9", true, false),
+        ("127.0.0.1", false, false),
+        ("203.0.113.9", false, true),
+    ] {
+        let mut planner = Planner::new(DialLimits::default());
+        let now = Instant::now();
+        let mut waited = false;
+        // A dozen dials of a host whose process is restarting.
+        for port in 1..=12 {
+            let mut plan = Plan::new(None, by_user);
+            plan.add(now, &planner.limits().clone(), [tcp(ip, port)]);
+            match planner.next(now, &mut plan) {
+                Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id),
+                Step::Wait(_) => waited = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(waited, limited, "{ip}, by user: {by_user}");
+    }
+    // The user gave a name, but not what it leads to.
+    let mut planner = Planner::new(DialLimits::default());
+    let now = Instant::now();
+    let mut plan = Plan::new(None, true);
+    let found = (1..=12).map(|port| tcp("203.0.113.9", port));
+    plan.add_resolved(now, &planner.limits().clone(), found);
+    let mut clock = now;
+    let mut started = 0;
+    while clock < now + IP_WINDOW {
+        match planner.next(clock, &mut plan) {
+            Step::Start(id, _) => {
+                started += 1;
+                planner.failed(clock, 0.0, &mut plan, id);
+            }
+            Step::Wait(until) => clock = until,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(started, 8);
+}
+
+#[test]
+fn attempts_that_were_stopped_do_not_count_for_their_host() {
+    let mut planner = Planner::new(DialLimits::default());
+    let mut now = Instant::now();
+    for round in 0..40 {
+        let mut plan = Plan::new(None, false);
+        let addrs = ["udp/1/quic-v1", "tcp/1"].map(|rest| addr(&format!("/ip4/10.0.0.9/{rest}")));
+        plan.add(now, &planner.limits().clone(), addrs);
+        assert!(matches!(planner.next(now, &mut plan), Step::Start(0, _)));
+        now += PRIVATE_GAP;
+        // The host is dialled again and again with success, by the second attempt of two.
+        let step = planner.next(now, &mut plan);
+        assert!(matches!(step, Step::Start(1, _)), "{round}: {step:?}");
+        planner.succeeded(&mut plan, 1);
+    }
+}
+
+#[test]
 fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
     let mut planner = Planner::new(DialLimits::default());
     let mut now = Instant::now();
@@ -196,7 +257,7 @@ fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
         match planner.next(now, &mut plan) {
             Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id),
             Step::Skip(_, Skip::Backoff(left)) => {
-                let mut asked = Plan::new(None, true).single();
+                let mut asked = Plan::new(None, true);
                 asked.add(
                     now,
                     &planner.limits().clone(),
