@@ -101,6 +101,18 @@ pub enum Step {
     Done,
 }
 
+/// What the failure of an attempt says about the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Nobody answered there.
+    Unreachable,
+    /// Somebody did, so packets get through; but it came to nothing.
+    Reached,
+    /// Nothing: this node did not want it.
+    Local,
+}
+
 /// How an address is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Kind {
@@ -450,13 +462,24 @@ impl Planner {
     }
 
     /// An attempt failed. `random` from 0 to 1.
-    pub fn failed(&mut self, now: Instant, random: f64, plan: &mut Plan, id: usize) {
+    pub fn failed(
+        &mut self,
+        now: Instant,
+        random: f64,
+        plan: &mut Plan,
+        id: usize,
+        outcome: Outcome,
+    ) {
         let Some(attempt) = plan.take(id) else {
             return;
         };
         self.running -= 1;
-        self.observe(&attempt.addr, false);
-        self.back_off(now, random, (plan.peer, attempt.addr));
+        if outcome == Outcome::Local {
+            self.uncount(&attempt);
+        } else {
+            self.observe(&attempt.addr, outcome == Outcome::Reached);
+            self.back_off(now, random, (plan.peer, attempt.addr));
+        }
         plan.hurry(now);
     }
 

@@ -94,7 +94,7 @@ fn a_failure_lets_the_next_start_at_once() {
     };
     let later = now + Duration::from_millis(20);
     assert_eq!(planner.next(later, &mut plan), Step::Wait(now + PUBLIC_GAP));
-    planner.failed(later, 0.0, &mut plan, id);
+    planner.failed(later, 0.0, &mut plan, id, Outcome::Unreachable);
     assert!(matches!(planner.next(later, &mut plan), Step::Start(1, _)));
     assert_eq!(
         planner.next(later, &mut plan),
@@ -128,7 +128,7 @@ fn a_long_list_is_cut_so_that_each_kind_has_a_chance() {
             Step::Wait(until) => clock = until,
             Step::Running => {
                 let id = plan.running.first().unwrap().id;
-                planner.failed(clock, 0.0, &mut plan, id);
+                planner.failed(clock, 0.0, &mut plan, id, Outcome::Unreachable);
             }
             Step::Done => break,
             other => panic!("{other:?}"),
@@ -158,7 +158,7 @@ fn one_host_is_dialled_eight_times_in_ten_seconds() {
             match planner.next(now, &mut plan) {
                 Step::Start(id, _) => {
                     times.push(now - start);
-                    planner.failed(now, 0.5, &mut plan, id);
+                    planner.failed(now, 0.5, &mut plan, id, Outcome::Unreachable);
                 }
                 Step::Wait(until) => now = until,
                 Step::Skip(..) => {}
@@ -197,7 +197,7 @@ fn what_the_user_names_and_what_is_here_waits_for_nothing() {
             let mut plan = Plan::new(None, by_user);
             plan.add(now, &planner.limits().clone(), [tcp(ip, port)]);
             match planner.next(now, &mut plan) {
-                Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id),
+                Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id, Outcome::Unreachable),
                 Step::Wait(_) => waited = true,
                 other => panic!("{other:?}"),
             }
@@ -216,7 +216,7 @@ fn what_the_user_names_and_what_is_here_waits_for_nothing() {
         match planner.next(clock, &mut plan) {
             Step::Start(id, _) => {
                 started += 1;
-                planner.failed(clock, 0.0, &mut plan, id);
+                planner.failed(clock, 0.0, &mut plan, id, Outcome::Unreachable);
             }
             Step::Wait(until) => clock = until,
             other => panic!("{other:?}"),
@@ -255,7 +255,7 @@ fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
             [addr("/ip4/203.0.113.9/tcp/1")],
         );
         match planner.next(now, &mut plan) {
-            Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id),
+            Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id, Outcome::Unreachable),
             Step::Skip(_, Skip::Backoff(left)) => {
                 let mut asked = Plan::new(None, true);
                 asked.add(
@@ -301,6 +301,30 @@ fn all_dials_together_run_a_hundred_attempts() {
         planner.abandon(plan);
     }
     assert_eq!(planner.running(), 0);
+}
+
+#[test]
+fn who_answered_shows_that_packets_get_through() {
+    for (outcome, state, backs_off) in [
+        (Outcome::Unreachable, BlackHoleState::Blocked, true),
+        (Outcome::Reached, BlackHoleState::Open, true),
+        (Outcome::Local, BlackHoleState::Unknown, false),
+    ] {
+        let mut planner = Planner::new(DialLimits::default());
+        let limits = planner.limits().clone();
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += BACKOFF_MAX;
+            let mut plan = Plan::new(None, true);
+            plan.add(now, &limits, [addr("/ip6/2001:db8::1/udp/1/quic-v1")]);
+            let Step::Start(id, _) = planner.next(now, &mut plan) else {
+                panic!()
+            };
+            planner.failed(now, 0.0, &mut plan, id, outcome);
+        }
+        assert_eq!(planner.black_holes(), (state, state), "{outcome:?}");
+        assert_eq!(planner.backoffs.is_empty(), !backs_off);
+    }
 }
 
 #[test]
