@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    hash::Hash,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -30,9 +31,10 @@ const IP_WINDOW: Duration = Duration::from_secs(10);
 const BACKOFF_BASE: Duration = Duration::from_secs(5);
 /// Longest backoff, as go-libp2p.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// Addresses whose failures are remembered. More are not (own choice: 1 MiB).
+/// Addresses whose failures are remembered; one more takes the place of that which is free again
+/// first (own choice: 1 MiB).
 const MAX_BACKOFFS: usize = 4_096;
-/// Hosts whose dials are remembered (own choice).
+/// Hosts whose dials are remembered; one more takes the place of that dialled longest ago (own choice).
 const MAX_HOSTS: usize = 4_096;
 
 /// Limits on dialling.
@@ -371,6 +373,9 @@ impl Planner {
                 return Step::Skip(next.addr, skip);
             }
             if let Some(host) = host {
+                if self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
+                    evict(&mut self.hosts, |times| times.back().copied());
+                }
                 self.hosts.entry(host).or_default().push_back(now);
             }
             let id = plan.next_id;
@@ -498,7 +503,7 @@ impl Planner {
         if self.backoffs.len() >= MAX_BACKOFFS && !self.backoffs.contains_key(&key) {
             self.backoffs.retain(|_, failures| failures.until > now);
             if self.backoffs.len() >= MAX_BACKOFFS {
-                return;
+                evict(&mut self.backoffs, |failures| failures.until);
             }
         }
         let failures = self.backoffs.entry(key).or_insert(Failures {
@@ -529,6 +534,14 @@ impl Planner {
         if is_ipv6(addr) {
             self.ipv6.observe(success);
         }
+    }
+}
+
+/// Makes room in a full table: takes out the entry with the smallest `age`.
+fn evict<K: Clone + Eq + Hash, V, T: Ord>(table: &mut HashMap<K, V>, age: impl Fn(&V) -> T) {
+    let oldest = table.iter().min_by_key(|(_, value)| age(value));
+    if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+        table.remove(&key);
     }
 }
 

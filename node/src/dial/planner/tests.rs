@@ -182,6 +182,52 @@ fn one_host_is_dialled_eight_times_in_ten_seconds() {
 }
 
 #[test]
+fn full_tables_still_take_what_is_new() {
+    let mut planner = Planner::new(DialLimits::default());
+    let limits = planner.limits().clone();
+    let start = Instant::now();
+    let mut now = start;
+    // More hosts than are remembered fail within the window; then one is dialled too often.
+    let filler = (0..5_000u32).map(|n| std::net::Ipv4Addr::from(0x0808_0000 + n).to_string());
+    let mut refused = 0;
+    for host in filler.chain(std::iter::repeat_n("203.0.113.9".to_owned(), 9)) {
+        now += Duration::from_micros(500);
+        let mut plan = Plan::new(None, false);
+        plan.add(now, &limits, [addr(&format!("/ip4/{host}/tcp/1"))]);
+        match planner.next(now, &mut plan) {
+            Step::Start(id, _) => {
+                planner.failed(now, 0.0, &mut plan, id, Outcome::Unreachable);
+            }
+            Step::Skip(addr, Skip::Backoff(_)) => {
+                assert_eq!(addr.to_string(), "/ip4/203.0.113.9/tcp/1");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 8, "all but the first");
+    for port in 2..=9 {
+        let mut plan = Plan::new(None, false);
+        plan.add(
+            now,
+            &limits,
+            [addr(&format!("/ip4/203.0.113.9/tcp/{port}"))],
+        );
+        let step = planner.next(now, &mut plan);
+        let expected = port < 9;
+        assert_eq!(
+            matches!(step, Step::Start(..)),
+            expected,
+            "{port}: {step:?}"
+        );
+    }
+    assert_eq!(
+        (planner.hosts.len(), planner.backoffs.len()),
+        (MAX_HOSTS, MAX_BACKOFFS)
+    );
+}
+
+#[test]
 fn what_the_user_names_and_what_is_here_waits_for_nothing() {
     let tcp = |ip: &str, port: u16| addr(&format!("/ip4/{ip}/tcp/{port}"));
     for (ip, by_user, limited) in [
@@ -277,6 +323,30 @@ fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
 }
 
 #[test]
+fn who_answered_shows_that_packets_get_through() {
+    for (outcome, state, backs_off) in [
+        (Outcome::Unreachable, BlackHoleState::Blocked, true),
+        (Outcome::Reached, BlackHoleState::Open, true),
+        (Outcome::Local, BlackHoleState::Unknown, false),
+    ] {
+        let mut planner = Planner::new(DialLimits::default());
+        let limits = planner.limits().clone();
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += BACKOFF_MAX;
+            let mut plan = Plan::new(None, true);
+            plan.add(now, &limits, [addr("/ip6/2001:db8::1/udp/1/quic-v1")]);
+            let Step::Start(id, _) = planner.next(now, &mut plan) else {
+                panic!()
+            };
+            planner.failed(now, 0.0, &mut plan, id, outcome);
+        }
+        assert_eq!(planner.black_holes(), (state, state), "{outcome:?}");
+        assert_eq!(planner.backoffs.is_empty(), !backs_off);
+    }
+}
+
+#[test]
 fn all_dials_together_run_a_hundred_attempts() {
     let mut planner = Planner::new(DialLimits::default());
     let now = Instant::now();
@@ -301,30 +371,6 @@ fn all_dials_together_run_a_hundred_attempts() {
         planner.abandon(plan);
     }
     assert_eq!(planner.running(), 0);
-}
-
-#[test]
-fn who_answered_shows_that_packets_get_through() {
-    for (outcome, state, backs_off) in [
-        (Outcome::Unreachable, BlackHoleState::Blocked, true),
-        (Outcome::Reached, BlackHoleState::Open, true),
-        (Outcome::Local, BlackHoleState::Unknown, false),
-    ] {
-        let mut planner = Planner::new(DialLimits::default());
-        let limits = planner.limits().clone();
-        let mut now = Instant::now();
-        for _ in 0..100 {
-            now += BACKOFF_MAX;
-            let mut plan = Plan::new(None, true);
-            plan.add(now, &limits, [addr("/ip6/2001:db8::1/udp/1/quic-v1")]);
-            let Step::Start(id, _) = planner.next(now, &mut plan) else {
-                panic!()
-            };
-            planner.failed(now, 0.0, &mut plan, id, outcome);
-        }
-        assert_eq!(planner.black_holes(), (state, state), "{outcome:?}");
-        assert_eq!(planner.backoffs.is_empty(), !backs_off);
-    }
 }
 
 #[test]
