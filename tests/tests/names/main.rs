@@ -287,6 +287,16 @@ async fn public_names_do_not_reach_into_this_network() {
         "::1",
         "fd00::1",
         "fe80::1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b::169.254.169.254",
+        "2002:c0a8:101::1",
+        "2002:7f00:1::",
+        "::10.0.0.1",
+        "fec0::1",
+        "192.0.0.1",
+        "198.18.0.1",
+        "240.0.0.1",
+        "::ffff:10.0.0.1",
     ];
     let server = Server::start(|name, _| {
         let digits: String = name.chars().filter(char::is_ascii_digit).collect();
