@@ -216,6 +216,8 @@ impl Resolver {
         options.timeout = self.config.server_timeout;
         options.attempts = 1;
         options.cache_size = 0;
+        // One server at a time: each copy of a query would be one more than the limit knows of.
+        options.num_concurrent_reqs = 1;
         // Aliases are followed by the name server.
         options.preserve_intermediates = false;
         builder.build().map_err(no_servers)
