@@ -141,6 +141,7 @@ fn admit(shared: &Arc<Shared>, mut incoming: Incoming) {
     }
     if let Err(Gated(why)) = shared.manager.on_accept(&remote) {
         shared.refused(&remote, None, Incident::Gated, LocalReason::Gated(why));
+        incoming.ignore();
         return;
     }
     let visit = match shared.manager.visit(ip, proven) {
