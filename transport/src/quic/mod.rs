@@ -36,6 +36,7 @@ use crate::{
     connection::{Connection, ConnectionInfo, Link, now},
     error::UpgradeError,
     inbound::InboundStreams,
+    tcp::source_ip,
     transports::{AcceptError, ConnectError, TransportError, io_error},
 };
 
@@ -228,18 +229,6 @@ impl Sockets {
             .incoming_buffer_size_total(WAITING_BYTES.1);
         Ok(server)
     }
-}
-
-/// The address datagrams to `remote` leave from. Sends nothing.
-fn source_ip(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if remote.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let probe = std::net::UdpSocket::bind((any, 0))?;
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
 }
 
 /// A socket that accepts connections.
