@@ -89,6 +89,11 @@ async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr
 async fn listen_anew(shared: &Shared, addr: &Multiaddr) -> Option<Listener> {
     let mut pause = MIN_PAUSE;
     loop {
+        // First of all, because the next socket may break at once: when the runtime ends each does.
+        tokio::select! {
+            () = shared.stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => {}
+        }
         match shared.transports.listen(addr) {
             Ok(listener) => {
                 tracing::info!(%addr, "listening anew");
@@ -96,10 +101,6 @@ async fn listen_anew(shared: &Shared, addr: &Multiaddr) -> Option<Listener> {
             }
             // The connections of a UDP socket hold its port until they have ended.
             Err(error) => tracing::debug!(%addr, %error, "cannot listen anew yet"),
-        }
-        tokio::select! {
-            () = shared.stop.cancelled() => return None,
-            () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(MAX_PAUSE);
     }

@@ -142,17 +142,18 @@ impl Sockets {
     ) -> io::Result<(Endpoint, quinn::Connecting)> {
         // A name that is an IP address is not sent.
         let name = remote.ip().to_string();
-        loop {
+        // A socket that listens may have broken, and one that does not; then another is opened.
+        for _ in 0..3 {
             let (endpoint, addr) = self.endpoint_for(remote)?;
             match endpoint.connect_with(config.clone(), remote, &name) {
                 Ok(connecting) => return Ok((endpoint, connecting)),
-                // Its socket broke. Without it there is another, or one is opened.
                 Err(quinn::ConnectError::EndpointStopping) => {
                     self.open.lock().retain(|open| open.addr != addr);
                 }
                 Err(error) => return Err(connect_error(&error)),
             }
         }
+        Err(io::ErrorKind::NotConnected.into())
     }
 
     /// Connects to `remote`, which is what `addr` says.
