@@ -24,8 +24,9 @@ pub use self::walk::{
     name_in,
 };
 
-/// Look-ups under way at once: bounds what a slow server can be asked in the time of a dial.
-const CONCURRENT: usize = 4;
+/// Look-ups under way at once. One that nobody answers is sent eight times, four in each of two
+/// tries, so that two at once stay within the limit on queries until the time is over.
+const CONCURRENT: usize = 2;
 
 /// Settings of the resolver.
 #[derive(Debug, Clone, PartialEq, Eq)]
