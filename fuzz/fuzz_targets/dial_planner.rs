@@ -9,7 +9,7 @@ use std::{
 
 use arbitrary::Arbitrary;
 use barewire_base::{Keypair, Multiaddr};
-use barewire_node::dial::{DialLimits, Plan, Planner, Step};
+use barewire_node::dial::{DialLimits, Outcome, Plan, Planner, Step};
 use libfuzzer_sys::fuzz_target;
 
 const DIALS: usize = 5;
@@ -20,7 +20,7 @@ enum Op {
     New { dial: u8, peer: Option<u8>, by_user: bool },
     Add { dial: u8, addrs: Vec<(u8, u8, u8)> },
     Next { dial: u8 },
-    Fail { dial: u8, attempt: u8, random: f64 },
+    Fail { dial: u8, attempt: u8, random: f64, outcome: u8 },
     Succeed { dial: u8, attempt: u8 },
     Abandon { dial: u8 },
     Pass { millis: u16 },
@@ -28,6 +28,7 @@ enum Op {
 
 struct Dial {
     plan: Plan,
+    by_user: bool,
     running: Vec<usize>,
     started: HashSet<Multiaddr>,
 }
@@ -37,6 +38,7 @@ impl Dial {
         let peer = peer.map(|n| Keypair::from_seed(&[n; 32]).peer_id());
         Self {
             plan: Plan::new(peer, by_user),
+            by_user,
             running: Vec::new(),
             started: HashSet::new(),
         }
@@ -84,11 +86,11 @@ fuzz_target!(|ops: Vec<Op>| {
                     Step::Start(id, addr) => {
                         assert!(dial.started.insert(addr.clone()), "dialled twice");
                         dial.running.push(id);
-                        if let Some(ip) = addr.ip() {
+                        if let Some(ip) = addr.ip().filter(|ip| !dial.by_user && !ip.is_loopback()) {
                             let times = hosts.entry(ip).or_default();
                             times.retain(|at| *at + Duration::from_secs(10) > now);
                             times.push_back(now);
-                            // Successes do not count.
+                            // Successes do not count, nor what they cancel.
                             assert!(any_success || times.len() <= limits.max_per_ip);
                         }
                     }
@@ -101,11 +103,21 @@ fuzz_target!(|ops: Vec<Op>| {
                 }
                 assert!(dial.started.len() <= limits.max_addresses);
             }
-            Op::Fail { dial, attempt, random } => {
+            Op::Fail { dial, attempt, random, outcome } => {
                 let dial = &mut dials[usize::from(dial) % DIALS];
                 if !dial.running.is_empty() {
                     let at = usize::from(attempt) % dial.running.len();
-                    planner.failed(now, random, &mut dial.plan, dial.running.swap_remove(at));
+                    let id = dial.running.swap_remove(at);
+                    let outcome = match outcome % 3 {
+                        0 => Outcome::Unreachable,
+                        1 => Outcome::Reached,
+                        // It does not count for its host.
+                        _ => {
+                            any_success = true;
+                            Outcome::Local
+                        }
+                    };
+                    planner.failed(now, random, &mut dial.plan, id, outcome);
                 }
             }
             Op::Succeed { dial, attempt } => {
@@ -140,15 +152,15 @@ fuzz_target!(|ops: Vec<Op>| {
     for dial in &mut dials {
         for _ in 0..200 {
             match planner.next(now, &mut dial.plan) {
-                Step::Start(id, _) => planner.failed(now, 0.0, &mut dial.plan, id),
+                Step::Start(id, _) => planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable),
                 Step::Wait(until) => now = until,
                 Step::Running => {
                     let id = dial.running.pop().expect("one runs");
-                    planner.failed(now, 0.0, &mut dial.plan, id);
+                    planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable);
                 }
                 Step::Full => {
                     if let Some(id) = dial.running.pop() {
-                        planner.failed(now, 0.0, &mut dial.plan, id);
+                        planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable);
                     } else {
                         break;
                     }

@@ -107,6 +107,9 @@ pub enum DialError {
     /// The endpoint shuts down.
     #[error("the endpoint is shutting down")]
     ShuttingDown,
+    /// The task that dialled panicked, which is a defect: of this node or of the dial's observer.
+    #[error("the dial panicked; the log says where")]
+    Panicked,
     /// A name in the address could not be resolved.
     #[error("{addr}: {error}")]
     Name {
@@ -209,6 +212,7 @@ impl DialError {
             | Self::OwnAddress(_)
             | Self::UnknownPeer(_)
             | Self::Gated { .. }
+            | Self::Panicked
             | Self::ShuttingDown => Fault::Local,
             Self::Transport(_) => Fault::Network,
             Self::Upgrade { error, .. } => error.fault(),

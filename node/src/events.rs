@@ -36,7 +36,8 @@ pub enum Event {
         /// The address, without `/p2p`.
         addr: Multiaddr,
     },
-    /// Accepting failed for lack of resources (such as open files) and waits a moment.
+    /// Accepting failed for lack of resources (such as open files) and waits a moment, or the socket
+    /// broke (`NotConnected`) and is opened anew.
     AcceptFailed {
         /// The listener.
         addr: Multiaddr,

@@ -27,6 +27,8 @@ pub enum Incident {
     UpgradeFailed,
     /// An inbound connection in its upgrade lost its place to a newer one.
     PendingDropped,
+    /// An inbound QUIC attempt was told to prove its address first (a Retry), because there were many.
+    AddressUnproven,
     /// A connection found the table full.
     TooManyConnections,
     /// A connection broke the muxer protocol, or flooded it.
@@ -61,10 +63,11 @@ pub enum Incident {
 
 impl Incident {
     /// All kinds.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::UpgradeTimeout,
         Self::UpgradeFailed,
         Self::PendingDropped,
+        Self::AddressUnproven,
         Self::TooManyConnections,
         Self::Muxer,
         Self::Record,
@@ -89,6 +92,7 @@ impl Incident {
             Self::UpgradeTimeout => "upgrade_timeout",
             Self::UpgradeFailed => "upgrade_failed",
             Self::PendingDropped => "pending_dropped",
+            Self::AddressUnproven => "address_unproven",
             Self::TooManyConnections => "too_many_connections",
             Self::Muxer => "muxer",
             Self::Record => "record",

@@ -334,6 +334,17 @@ fn gated(moment: &'static str) -> Config {
 }
 
 #[tokio::test]
+async fn who_is_refused_at_accept_over_quic_hears_nothing() {
+    let server = endpoint(gated("accept")).await;
+    let addr = listen(&server, "/ip4/127.0.0.1/udp/0/quic-v1").await;
+    let client = endpoint(quick()).await;
+    let mut dial = Box::pin(client.connect(addr));
+    let answer = tokio::time::timeout(Duration::from_millis(700), &mut dial).await;
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(server.incidents(Incident::Gated) > 0);
+}
+
+#[tokio::test]
 async fn the_gater_of_the_dialling_side_refuses_with_its_reason() {
     let (_router, addr) = node().await;
     for moment in ["dial", "security", "mux"] {

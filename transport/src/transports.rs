@@ -16,7 +16,7 @@ use crate::{
     memory::{self, MemoryListener},
     pnet,
     quic::{QuicConfig, QuicIncoming, QuicListener, Sockets},
-    tcp::{self, TcpConfig, TcpListener},
+    tcp::{self, Ports, TcpConfig, TcpListener},
     traffic::Traffic,
     transmit::BoxWriter,
     upgrade::upgrade_halves,
@@ -148,6 +148,17 @@ fn describe(kind: io::ErrorKind) -> String {
     }
 }
 
+/// Why a listener had no connection attempt to give.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// It concerns one attempt, or the process is out of descriptors. The listener stays usable.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The socket broke, or the system took it away. Nothing is accepted any more.
+    #[error("the listening socket is gone")]
+    Ended,
+}
+
 /// Why an address did not become a connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
@@ -171,6 +182,8 @@ pub struct TransportConfig {
     pub tls: Option<Arc<tls::Config>>,
     /// WebSockets, plain and secure.
     pub ws: WsConfig,
+    /// Who this node is, which decides about [`TcpConfig::reuse_port`].
+    pub local: Option<PeerId>,
 }
 
 /// The transports of one node with what they share. Cheap to clone.
@@ -179,6 +192,7 @@ pub struct Transports {
     upgrade: Arc<UpgradeConfig>,
     config: Arc<TransportConfig>,
     quic: Option<Arc<Sockets>>,
+    ports: Arc<Ports>,
     /// The environment forbids connections without a pre-shared key.
     psk_required: bool,
 }
@@ -196,6 +210,7 @@ impl Transports {
             upgrade,
             config: Arc::new(config),
             quic,
+            ports: Arc::default(),
             psk_required: pnet::is_forced(),
         }
     }
@@ -233,6 +248,7 @@ impl Transports {
         }
         if let Some((socket, _)) = addr.to_tcp() {
             return TcpListener::bind(socket, &self.config.tcp)
+                .and_then(|listener| listener.share(&self.ports))
                 .map(|listener| self.listener(Socket::Tcp(listener)))
                 .map_err(|error| io_error(addr, &error));
         }
@@ -273,22 +289,47 @@ impl Transports {
         }
         let raw = match WsAddr::of(addr) {
             Some(ws) => {
-                let tcp = self.connect(&Multiaddr::tcp(ws.socket)).await;
+                let tcp = self.connect(&Multiaddr::tcp(ws.socket), false).await;
                 let tcp = tcp.map_err(|error| error.at(addr))?;
                 ws::connect(tcp, &ws, &self.config.ws)
                     .await
                     .map_err(UpgradeError::WebSocket)?
             }
-            None => self.connect(addr).await?,
+            None => self.connect(addr, self.may_reuse(expected)).await?,
         };
         Ok(upgrade_halves(raw, Role::Client, &self.upgrade, expected).await?)
     }
 
-    /// Opens a byte stream to the transport part of `addr`.
-    async fn connect(&self, addr: &Multiaddr) -> Result<RawConnection, TransportError> {
+    /// Whether a dial may leave from a listening port, see [`TcpConfig::reuse_port`].
+    fn may_reuse(&self, expected: Option<PeerId>) -> bool {
+        let (Some(local), Some(remote)) = (self.config.local, expected) else {
+            return true;
+        };
+        // Either of two may be the one, so that each node is with about half of all others.
+        let last = |peer: PeerId| peer.as_bytes().last().copied().unwrap_or_default();
+        let odd = (last(local) ^ last(remote)) & 1 == 1;
+        (local < remote) != odd
+    }
+
+    /// Opens a byte stream to the transport part of `addr`, from a listening port if `reuse`.
+    async fn connect(
+        &self,
+        addr: &Multiaddr,
+        reuse: bool,
+    ) -> Result<RawConnection, TransportError> {
         let config = &self.config.tcp;
         if let Some((socket, _)) = addr.to_tcp() {
-            let connecting = tcp::connect(socket, config);
+            let local = if reuse {
+                self.ports.towards(socket)
+            } else {
+                None
+            };
+            let connecting = async {
+                match local {
+                    Some(local) => tcp::connect_from(local, socket, config).await,
+                    None => tcp::connect(socket, config).await,
+                }
+            };
             return match tokio::time::timeout(config.connect_timeout, connecting).await {
                 Ok(connected) => connected.map_err(|error| io_error(addr, &error)),
                 Err(_) => Err(TransportError::Timeout(addr.clone())),
@@ -350,9 +391,8 @@ impl Listener {
         }
     }
 
-    /// The next connection attempt. Cancel safe. An error concerns that one attempt, or says that
-    /// the process is out of descriptors; the listener stays usable.
-    pub async fn accept(&mut self) -> io::Result<Incoming> {
+    /// The next connection attempt. Cancel safe.
+    pub async fn accept(&mut self) -> Result<Incoming, AcceptError> {
         let attempt = match &mut self.socket {
             Socket::Tcp(listener) => Attempt::Raw(listener.accept().await?),
             Socket::Ws(listener, ws) => {
@@ -399,6 +439,15 @@ impl Incoming {
         match &self.attempt {
             Attempt::Raw(raw) | Attempt::Ws(raw, _) => raw.remote_addr(),
             Attempt::Quic(incoming) => &incoming.remote_addr,
+        }
+    }
+
+    /// Whether the remote has proven that it receives what is sent to its address.
+    #[must_use]
+    pub fn is_validated(&self) -> bool {
+        match &self.attempt {
+            Attempt::Raw(_) | Attempt::Ws(..) => true,
+            Attempt::Quic(incoming) => incoming.is_validated(),
         }
     }
 

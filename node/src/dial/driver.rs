@@ -7,7 +7,7 @@ use std::{
 
 use barewire_base::{Multiaddr, PeerId};
 use barewire_transport::{
-    Connection, InboundStreams, LocalReason, TransportError,
+    Connection, InboundStreams, LocalReason, TransportError, UpgradeError,
     dns::{DnsConfig, Resolution, Resolver, has_name},
 };
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use tokio::{sync::Notify, task::JoinSet};
 use tracing::Instrument as _;
 
 use super::{
-    DialConfig, DialEvent, DialStats, DialStep, DialTarget, Plan, Planner, Skip, Step,
+    DialConfig, DialEvent, DialStats, DialStep, DialTarget, Outcome, Plan, Planner, Skip, Step,
     join::Joins,
     names::OwnNetworks,
     planner::is_near,
@@ -123,8 +123,6 @@ impl Shared {
         if addrs.is_empty() {
             return Err(DialError::NoAddress(expected));
         }
-        let plan = Plan::new(expected, target.by_user);
-        let single = target.by_user && addrs.len() == 1;
         let dial = Dial {
             shared: self,
             target,
@@ -132,7 +130,7 @@ impl Shared {
             began: Instant::now(),
             places: Places {
                 dialer: &self.dialer,
-                plan: if single { plan.single() } else { plan },
+                plan: Plan::new(expected, target.by_user),
             },
             attempts: JoinSet::new(),
             names: JoinSet::new(),
@@ -215,12 +213,10 @@ impl Dial<'_> {
                 (addr, resolution)
             });
         }
-        self.plan(plain.into_iter().cloned());
-    }
-
-    fn plan(&mut self, addrs: impl IntoIterator<Item = Multiaddr>) {
         let limits = &self.shared.dialer.config.limits;
-        for addr in self.places.plan.add(Instant::now(), limits, addrs) {
+        let plan = &mut self.places.plan;
+        let over = plan.add(Instant::now(), limits, plain.into_iter().cloned());
+        for addr in over {
             self.skipped(addr, Skip::TooMany);
         }
     }
@@ -246,7 +242,11 @@ impl Dial<'_> {
             let name = named.clone();
             self.fail(&addr.clone(), DialError::PrivateName { name, addr });
         }
-        self.plan(allowed);
+        let limits = &self.shared.dialer.config.limits;
+        let plan = &mut self.places.plan;
+        for addr in plan.add_resolved(Instant::now(), limits, allowed) {
+            self.skipped(addr, Skip::TooMany);
+        }
     }
 
     /// Starts what is due; returns what to wait for.
@@ -328,7 +328,9 @@ impl Dial<'_> {
                 Err(error) => error,
             },
             Err(error) => {
-                if let Some(peer) = &self.expected {
+                if let Some(peer) = &self.expected
+                    && outcome(&error) != Outcome::Local
+                {
                     self.shared.peer_book.failed(peer, &addr);
                 }
                 error
@@ -383,7 +385,7 @@ impl Dial<'_> {
             .dialer
             .planner
             .lock()
-            .failed(now, random, plan, id);
+            .failed(now, random, plan, id, outcome(&error));
         self.shared.dialer.freed.notify_waiters();
         self.fail(addr, error);
     }
@@ -413,5 +415,59 @@ impl Dial<'_> {
             addr: addr.clone(),
             step: step(),
         });
+    }
+}
+
+/// What an attempt that failed by `error` says about the network.
+fn outcome(error: &DialError) -> Outcome {
+    match error {
+        DialError::Transport(TransportError::Io { .. } | TransportError::Timeout(_)) => {
+            Outcome::Unreachable
+        }
+        DialError::Upgrade { error, .. } => match error {
+            UpgradeError::Timeout { .. } => Outcome::Unreachable,
+            UpgradeError::Refused(_) | UpgradeError::Seal(_) => Outcome::Local,
+            _ => Outcome::Reached,
+        },
+        DialError::WrongPeer { .. } => Outcome::Reached,
+        _ => Outcome::Local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use barewire_base::Keypair;
+
+    use super::*;
+    use crate::{config::Config, endpoint::Endpoint, manager::ConnectionGater};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ConnectionGater for Nobody {
+        fn before_dial(&self, _: Option<&PeerId>, _: &Multiaddr) -> Result<(), Gated> {
+            Err(Gated("nobody is wanted"))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_this_node_does_not_want_says_nothing_about_the_address() {
+        let mut config = Config::default();
+        config.gater = Some(Arc::new(Nobody));
+        let keypair = Keypair::generate(&mut rand::rng());
+        let endpoint = Endpoint::builder(keypair).config(config).bind();
+        let endpoint = endpoint.await.unwrap();
+        let peer = Keypair::generate(&mut rand::rng()).peer_id();
+        let quic: Multiaddr = "/ip6/2001:db8::1/udp/9/quic-v1".parse().unwrap();
+        for _ in 0..120 {
+            let error = endpoint.connect((peer, vec![quic.clone()])).await;
+            // Never "it failed lately" or "UDP does not get through".
+            let gated = matches!(error, Err(DialError::Gated { .. }));
+            assert!(gated, "{error:?}");
+        }
+        let stats = endpoint.dial_stats();
+        let unknown = super::super::BlackHoleState::Unknown;
+        assert_eq!((stats.udp, stats.ipv6), (unknown, unknown));
     }
 }

@@ -61,7 +61,8 @@ impl Shared {
             match result {
                 Some(Err(_)) if again && !self.stop.is_cancelled() => {}
                 Some(result) => return result,
-                None => return Err(DialError::ShuttingDown),
+                None if self.stop.is_cancelled() => return Err(DialError::ShuttingDown),
+                None => return Err(DialError::Panicked),
             }
         }
     }
@@ -105,5 +106,26 @@ impl Shared {
         });
         dials.insert(peer, Arc::downgrade(&joined));
         (joined, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use barewire_base::Keypair;
+
+    use super::*;
+    use crate::endpoint::Endpoint;
+
+    #[tokio::test]
+    async fn a_dial_that_panics_is_not_the_end_of_the_node() {
+        let endpoint = Endpoint::builder(Keypair::generate(&mut rand::rng()));
+        let endpoint = endpoint.bind().await.unwrap();
+        let peer = Keypair::generate(&mut rand::rng()).peer_id();
+        let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        let target = DialTarget::from((peer, vec![addr])).observed_by(|_| panic!("an observer"));
+        let error = endpoint.connect(target).await;
+        assert!(matches!(error, Err(DialError::Panicked)), "{error:?}");
+        assert_eq!(endpoint.dial_stats().running, 0);
     }
 }

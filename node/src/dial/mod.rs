@@ -21,7 +21,7 @@ pub use barewire_transport::dns::{
 pub(crate) use self::driver::Dialer;
 pub use self::{
     black_hole::{BlackHole, BlackHoleState},
-    planner::{DialLimits, Plan, Planner, Skip, Step},
+    planner::{DialLimits, Outcome, Plan, Planner, Skip, Step},
     stats::{DialStats, TransportDials},
     target::{DialEvent, DialStep, DialTarget},
 };

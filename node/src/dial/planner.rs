@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    hash::Hash,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -30,9 +31,10 @@ const IP_WINDOW: Duration = Duration::from_secs(10);
 const BACKOFF_BASE: Duration = Duration::from_secs(5);
 /// Longest backoff, as go-libp2p.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// Addresses whose failures are remembered. More are not (own choice: 1 MiB).
+/// Addresses whose failures are remembered; one more takes the place of that which is free again
+/// first (own choice: 1 MiB).
 const MAX_BACKOFFS: usize = 4_096;
-/// Hosts whose dials are remembered (own choice).
+/// Hosts whose dials are remembered; one more takes the place of that dialled longest ago (own choice).
 const MAX_HOSTS: usize = 4_096;
 
 /// Limits on dialling.
@@ -46,7 +48,8 @@ pub struct DialLimits {
     /// Attempts of all dials under way at once. Default 100, as js-libp2p.
     pub max_total: usize,
     /// Attempts in 10 s at one IP that were not successful, so that lists from others cannot make
-    /// this node attack anybody. The dial of one address given by the user does not count. Default 8.
+    /// this node attack anybody. Addresses given by the user do not count, nor do those of this
+    /// machine. Default 8.
     pub max_per_ip: usize,
 }
 
@@ -100,6 +103,18 @@ pub enum Step {
     Done,
 }
 
+/// What the failure of an attempt says about the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Nobody answered there.
+    Unreachable,
+    /// Somebody did, so packets get through; but it came to nothing.
+    Reached,
+    /// Nothing: this node did not want it.
+    Local,
+}
+
 /// How an address is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Kind {
@@ -114,6 +129,8 @@ struct Waiting {
     addr: Multiaddr,
     kind: Kind,
     due: Instant,
+    /// The host whose dials are counted for it.
+    host: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -121,6 +138,7 @@ struct Attempt {
     id: usize,
     addr: Multiaddr,
     started: Instant,
+    host: Option<IpAddr>,
 }
 
 /// One dial.
@@ -129,8 +147,6 @@ pub struct Plan {
     peer: Option<PeerId>,
     /// The user named the addresses: what failed lately is tried again.
     by_user: bool,
-    /// One address, named by the user.
-    single: bool,
     /// By `due`.
     waiting: VecDeque<Waiting>,
     running: Vec<Attempt>,
@@ -164,20 +180,12 @@ impl Plan {
         Self {
             peer,
             by_user,
-            single: false,
             waiting: VecDeque::new(),
             running: Vec::new(),
             seen: HashSet::new(),
             accepted: 0,
             next_id: 0,
         }
-    }
-
-    /// The dial is of one address the user named: it does not count for its host.
-    #[must_use]
-    pub fn single(mut self) -> Self {
-        self.single = true;
-        self
     }
 
     /// Attempts under way.
@@ -192,6 +200,27 @@ impl Plan {
         &mut self,
         now: Instant,
         limits: &DialLimits,
+        addrs: impl IntoIterator<Item = Multiaddr>,
+    ) -> Vec<Multiaddr> {
+        self.add_from(now, limits, self.by_user, addrs)
+    }
+
+    /// As [`add`](Self::add), with what a name stands for: that is up to others, also if the user
+    /// gave the name, so it counts for its hosts.
+    pub fn add_resolved(
+        &mut self,
+        now: Instant,
+        limits: &DialLimits,
+        addrs: impl IntoIterator<Item = Multiaddr>,
+    ) -> Vec<Multiaddr> {
+        self.add_from(now, limits, false, addrs)
+    }
+
+    fn add_from(
+        &mut self,
+        now: Instant,
+        limits: &DialLimits,
+        by_user: bool,
         addrs: impl IntoIterator<Item = Multiaddr>,
     ) -> Vec<Multiaddr> {
         let mut groups: HashMap<_, VecDeque<Multiaddr>> = HashMap::new();
@@ -223,7 +252,7 @@ impl Plan {
             let mut of_net: Vec<_> = taken.iter().filter(|(n, ..)| *n == near).collect();
             // Stable: the families keep taking turns within a kind.
             of_net.sort_by_key(|(_, kind, _)| *kind);
-            self.schedule(now, near, &of_net);
+            self.schedule(now, near, by_user, &of_net);
         }
         self.waiting
             .make_contiguous()
@@ -231,7 +260,13 @@ impl Plan {
         groups.into_iter().flat_map(|(_, addrs)| addrs).collect()
     }
 
-    fn schedule(&mut self, now: Instant, near: bool, addrs: &[&(bool, Kind, Multiaddr)]) {
+    fn schedule(
+        &mut self,
+        now: Instant,
+        near: bool,
+        by_user: bool,
+        addrs: &[&(bool, Kind, Multiaddr)],
+    ) {
         let gap = if near { PRIVATE_GAP } else { PUBLIC_GAP };
         let mut begin = Duration::ZERO;
         let mut last = None;
@@ -249,10 +284,12 @@ impl Plan {
             let delay = begin + gap * of_kind;
             of_kind += 1;
             latest = latest.max(delay);
+            let host = addr.ip().map(|ip| ip.to_canonical());
             self.waiting.push_back(Waiting {
                 addr: addr.clone(),
                 kind: *kind,
                 due: now + delay,
+                host: host.filter(|ip| !by_user && !ip.is_loopback()),
             });
         }
     }
@@ -323,8 +360,8 @@ impl Planner {
             if self.running >= self.limits.max_total {
                 return Step::Full;
             }
-            let ip = next.addr.ip().filter(|_| !plan.single);
-            if let Some(free) = ip.and_then(|ip| self.host_free_at(now, ip)) {
+            let host = next.host;
+            if let Some(free) = host.and_then(|host| self.host_free_at(now, host)) {
                 wake = Some(wake.map_or(free, |wake| wake.min(free)));
                 continue;
             }
@@ -335,10 +372,11 @@ impl Planner {
                 plan.hurry(now);
                 return Step::Skip(next.addr, skip);
             }
-            if let Some(ip) = ip
-                && (self.hosts.len() < MAX_HOSTS || self.hosts.contains_key(&ip))
-            {
-                self.hosts.entry(ip).or_default().push_back(now);
+            if let Some(host) = host {
+                if self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
+                    evict(&mut self.hosts, |times| times.back().copied());
+                }
+                self.hosts.entry(host).or_default().push_back(now);
             }
             let id = plan.next_id;
             plan.next_id += 1;
@@ -347,6 +385,7 @@ impl Planner {
                 id,
                 addr: next.addr.clone(),
                 started: now,
+                host,
             });
             return Step::Start(id, next.addr);
         }
@@ -404,33 +443,48 @@ impl Planner {
         if let Some(won) = plan.take(id) {
             self.running -= 1;
             self.backoffs.remove(&(plan.peer, won.addr.clone()));
-            if let Some(ip) = won.addr.ip() {
-                // It was no burden to the host.
-                if let Some(times) = self.hosts.get_mut(&ip)
-                    && let Some(at) = times.iter().rposition(|at| *at == won.started)
-                {
-                    times.remove(at);
-                }
-            }
+            self.uncount(&won);
             self.observe(&won.addr, true);
-            // Whoever began earlier and is not there yet has lost.
             for other in &plan.running {
+                // Whoever began earlier and is not there yet has lost.
                 if other.started < won.started {
                     self.observe(&other.addr, false);
                 }
+                self.uncount(other);
             }
         }
         self.abandon(plan)
     }
 
+    /// An attempt was no burden to its host.
+    fn uncount(&mut self, attempt: &Attempt) {
+        if let Some(host) = attempt.host
+            && let Some(times) = self.hosts.get_mut(&host)
+            && let Some(at) = times.iter().rposition(|at| *at == attempt.started)
+        {
+            times.remove(at);
+        }
+    }
+
     /// An attempt failed. `random` from 0 to 1.
-    pub fn failed(&mut self, now: Instant, random: f64, plan: &mut Plan, id: usize) {
+    pub fn failed(
+        &mut self,
+        now: Instant,
+        random: f64,
+        plan: &mut Plan,
+        id: usize,
+        outcome: Outcome,
+    ) {
         let Some(attempt) = plan.take(id) else {
             return;
         };
         self.running -= 1;
-        self.observe(&attempt.addr, false);
-        self.back_off(now, random, (plan.peer, attempt.addr));
+        if outcome == Outcome::Local {
+            self.uncount(&attempt);
+        } else {
+            self.observe(&attempt.addr, outcome == Outcome::Reached);
+            self.back_off(now, random, (plan.peer, attempt.addr));
+        }
         plan.hurry(now);
     }
 
@@ -449,7 +503,7 @@ impl Planner {
         if self.backoffs.len() >= MAX_BACKOFFS && !self.backoffs.contains_key(&key) {
             self.backoffs.retain(|_, failures| failures.until > now);
             if self.backoffs.len() >= MAX_BACKOFFS {
-                return;
+                evict(&mut self.backoffs, |failures| failures.until);
             }
         }
         let failures = self.backoffs.entry(key).or_insert(Failures {
@@ -480,6 +534,14 @@ impl Planner {
         if is_ipv6(addr) {
             self.ipv6.observe(success);
         }
+    }
+}
+
+/// Makes room in a full table: takes out the entry with the smallest `age`.
+fn evict<K: Clone + Eq + Hash, V, T: Ord>(table: &mut HashMap<K, V>, age: impl Fn(&V) -> T) {
+    let oldest = table.iter().min_by_key(|(_, value)| age(value));
+    if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+        table.remove(&key);
     }
 }
 

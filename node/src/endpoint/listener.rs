@@ -7,7 +7,7 @@ use std::{
 };
 
 use barewire_base::{Fault, Multiaddr};
-use barewire_transport::{Incoming, Listener, LocalReason, UpgradeError};
+use barewire_transport::{AcceptError, Incoming, Listener, LocalReason, UpgradeError};
 
 use super::{Shared, pending::SlotId};
 use crate::{
@@ -52,10 +52,10 @@ async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr
                 pause = MIN_PAUSE;
                 admit(&shared, incoming);
             }
-            Err(error) if concerns_one_connection(&error) => {
+            Err(AcceptError::Io(error)) if concerns_one_connection(&error) => {
                 tracing::debug!(%addr, %error, "a connection died before it was accepted");
             }
-            Err(error) => {
+            Err(AcceptError::Io(error)) => {
                 // Most often no descriptors are left. Accepting again at once would spin.
                 tracing::warn!(%addr, %error, "cannot accept connections for the moment");
                 shared.events.emit(|| Event::AcceptFailed {
@@ -68,7 +68,41 @@ async fn accept_all(shared: Arc<Shared>, mut listener: Listener, addr: Multiaddr
                 }
                 pause = (pause * 2).min(MAX_PAUSE);
             }
+            Err(AcceptError::Ended) => {
+                tracing::warn!(%addr, "the listening socket broke");
+                shared.events.emit(|| Event::AcceptFailed {
+                    addr: addr.clone(),
+                    kind: io::ErrorKind::NotConnected,
+                });
+                // It has the port.
+                drop(listener);
+                let Some(anew) = listen_anew(&shared, &addr).await else {
+                    return;
+                };
+                listener = anew;
+            }
         }
+    }
+}
+
+/// Listens again where a socket broke, as soon as that is possible. `None` when the node stops.
+async fn listen_anew(shared: &Shared, addr: &Multiaddr) -> Option<Listener> {
+    let mut pause = MIN_PAUSE;
+    loop {
+        // First of all, because the next socket may break at once: when the runtime ends each does.
+        tokio::select! {
+            () = shared.stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => {}
+        }
+        match shared.transports.listen(addr) {
+            Ok(listener) => {
+                tracing::info!(%addr, "listening anew");
+                return Some(listener);
+            }
+            // The connections of a UDP socket hold its port until they have ended.
+            Err(error) => tracing::debug!(%addr, %error, "cannot listen anew yet"),
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 
@@ -89,20 +123,29 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 }
 
 fn admit(shared: &Arc<Shared>, mut incoming: Incoming) {
-    if shared.pending.lock().is_crowded() {
+    let remote = incoming.remote_addr().clone();
+    let ip = manager::ip_of(&remote);
+    let proven = incoming.is_validated();
+    if !proven && (shared.pending.lock().is_crowded(ip) || shared.manager.wants_proof(ip)) {
         // A flood from invented addresses costs a packet each from here on, and no slot.
         match incoming.validate_address() {
-            Ok(()) => return,
-            Err(validated) => incoming = validated,
+            Ok(()) => {
+                let cause = "many attempts, so the remote has to prove its address";
+                let kind = Incident::AddressUnproven;
+                shared
+                    .incidents
+                    .record(kind, 1, Fault::Limit, &remote, &cause);
+                return;
+            }
+            Err(refused) => incoming = refused,
         }
     }
-    let remote = incoming.remote_addr().clone();
     if let Err(Gated(why)) = shared.manager.on_accept(&remote) {
         shared.refused(&remote, None, Incident::Gated, LocalReason::Gated(why));
+        incoming.ignore();
         return;
     }
-    let ip = manager::ip_of(&remote);
-    let visit = match shared.manager.visit(ip) {
+    let visit = match shared.manager.visit(ip, proven) {
         Ok(visit) => visit,
         Err(refusal) => {
             let kind = Incident::of_refusal(refusal);
@@ -156,7 +199,7 @@ async fn upgrade(
     incoming: Incoming,
     remote: Multiaddr,
     slot: SlotId,
-    visit: Visit,
+    mut visit: Visit,
 ) {
     let mut dropped = DroppedUpgrade {
         shared: &shared,
@@ -176,6 +219,9 @@ async fn upgrade(
         return;
     }
     dropped.armed = false;
+    if upgraded.is_ok() {
+        visit.connected();
+    }
     match upgraded {
         Ok((connection, _)) if connection.peer_id() == shared.peer_id => {
             connection.close(codes::CONNECTION_NORMAL);

@@ -187,6 +187,7 @@ impl EndpointBuilder {
         transport.quic = config.quic.clone();
         transport.tls = Some(tls);
         let peer_id = keypair.peer_id();
+        transport.local = Some(peer_id);
         let peer_book = whereabouts::open_book(config.peer_book.clone()).await?;
         let registry = Arc::new(Registry::new(Vec::new()));
         let local = Local::new(Vec::new(), registry, keypair.public().clone());

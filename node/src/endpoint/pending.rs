@@ -41,11 +41,9 @@ impl<T> Pending<T> {
     /// Takes a slot for a connection from `ip`. The returned work, if any, lost its slot and must
     /// be dropped by the caller.
     pub(super) fn admit(&mut self, ip: Option<IpAddr>) -> (SlotId, Option<T>) {
-        let ip = ip
-            .map(|ip| ip.to_canonical())
-            .filter(|ip| !ip.is_loopback());
+        let ip = counted(ip);
         let mut dropped = None;
-        if ip.is_some() && self.slots.iter().filter(|slot| slot.ip == ip).count() >= self.per_ip {
+        if ip.is_some() && self.of(ip) >= self.per_ip {
             if let Some(oldest) = self.slots.iter().position(|slot| slot.ip == ip) {
                 dropped = self.slots.remove(oldest);
             }
@@ -80,15 +78,28 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Whether more than half of the slots are taken, so that a newcomer has to prove its address
-    /// where the transport can ask for that.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.slots.len() * 2 > self.limit
+    /// Slots taken from an address.
+    fn of(&self, ip: Option<IpAddr>) -> usize {
+        self.slots.iter().filter(|slot| slot.ip == ip).count()
+    }
+
+    /// Whether more than half of the slots are taken, or half of those of this address, so that a
+    /// newcomer has to prove its address where the transport can ask for that. What comes from invented
+    /// addresses then leaves the other half to those who live there.
+    pub(super) fn is_crowded(&self, ip: Option<IpAddr>) -> bool {
+        let ip = counted(ip);
+        self.slots.len() * 2 > self.limit || ip.is_some() && self.of(ip) * 2 >= self.per_ip
     }
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
+}
+
+/// The address that the limit per address counts, if it does.
+fn counted(ip: Option<IpAddr>) -> Option<IpAddr> {
+    ip.map(|ip| ip.to_canonical())
+        .filter(|ip| !ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -145,10 +156,21 @@ mod tests {
     fn more_than_half_is_a_crowd() {
         let mut pending = Pending::new(64, 8);
         for n in 0..33 {
-            assert!(!pending.is_crowded(), "{n}");
+            assert!(!pending.is_crowded(None), "{n}");
             admit(&mut pending, None, n);
         }
-        assert!(pending.is_crowded());
+        assert!(pending.is_crowded(None));
+    }
+
+    #[test]
+    fn half_of_one_address_is_a_crowd_for_that_address() {
+        let mut pending = Pending::new(64, 8);
+        for n in 0..4 {
+            assert!(!pending.is_crowded(ip("192.0.2.9")), "{n}");
+            admit(&mut pending, ip("192.0.2.9"), n);
+        }
+        assert!(pending.is_crowded(ip("192.0.2.9")));
+        assert!(!pending.is_crowded(ip("192.0.2.8")));
     }
 
     #[test]

@@ -191,6 +191,26 @@ impl Ledger {
     /// # Errors
     /// The limit it does not fit. Nothing is counted then, the attempt included.
     pub fn visit(&mut self, now: Instant, ip: Option<IpAddr>) -> Result<Option<Network>, Refusal> {
+        let network = self.visit_unproven(now, ip)?;
+        if let Some(network) = network
+            && !self.charge(now, network)
+        {
+            self.leave(network);
+            return Err(Refusal::IpRate);
+        }
+        Ok(network)
+    }
+
+    /// As [`visit`](Self::visit), but `ip` is not proven: anybody may have written it on a packet.
+    /// It is not charged to the rate of its network before [`proven`](Self::proven).
+    ///
+    /// # Errors
+    /// As for [`visit`](Self::visit).
+    pub fn visit_unproven(
+        &mut self,
+        now: Instant,
+        ip: Option<IpAddr>,
+    ) -> Result<Option<Network>, Refusal> {
         if self.memory_short {
             return Err(Refusal::Memory);
         }
@@ -205,7 +225,6 @@ impl Ledger {
                 .retain(|_, visits| visits.held > 0 || visits.full_at > now);
             self.sweep_at = MIN_NETWORKS.max(self.networks.len() * 2);
         }
-        let one = Duration::from_secs(1) / self.limits.rate_per_ip.max(1);
         let visits = self.networks.entry(network).or_insert(Visits {
             held: 0,
             full_at: now,
@@ -213,13 +232,40 @@ impl Ledger {
         if visits.held >= self.limits.max_per_ip {
             return Err(Refusal::PerIp);
         }
-        let full_at = visits.full_at.max(now) + one;
-        if full_at.duration_since(now) > one * self.limits.burst_per_ip.max(1) {
-            return Err(Refusal::IpRate);
-        }
-        visits.full_at = full_at;
         visits.held += 1;
         Ok(Some(network))
+    }
+
+    /// A visit from `network` that was not proven has become a connection.
+    pub fn proven(&mut self, now: Instant, network: Network) {
+        self.charge(now, network);
+    }
+
+    /// Takes one connection out of the allowance of a network, if there is one left.
+    fn charge(&mut self, now: Instant, network: Network) -> bool {
+        let one = Duration::from_secs(1) / self.limits.rate_per_ip.max(1);
+        let Some(visits) = self.networks.get_mut(&network) else {
+            return false;
+        };
+        let full_at = visits.full_at.max(now) + one;
+        if full_at.duration_since(now) > one * self.limits.burst_per_ip.max(1) {
+            return false;
+        }
+        visits.full_at = full_at;
+        true
+    }
+
+    /// Whether half of what the network of `ip` is allowed is used up, so that a newcomer should
+    /// prove first that it comes from there.
+    #[must_use]
+    pub fn wants_proof(&self, now: Instant, ip: Option<IpAddr>) -> bool {
+        let Some(visits) = ip.and_then(|ip| self.networks.get(&Network::of(ip))) else {
+            return false;
+        };
+        let one = Duration::from_secs(1) / self.limits.rate_per_ip.max(1);
+        let owed = visits.full_at.saturating_duration_since(now);
+        visits.held * 2 >= self.limits.max_per_ip
+            || owed * 2 >= one * self.limits.burst_per_ip.max(1)
     }
 
     /// What [`visit`](Self::visit) counted has ended.

@@ -107,13 +107,28 @@ impl Manager {
         }
     }
 
-    /// Counts a connection attempt from `ip` for as long as the visit lives.
-    pub(crate) fn visit(self: &Arc<Self>, ip: Option<IpAddr>) -> Result<Visit, Refusal> {
-        let network = self.ledger.lock().visit(now(), ip)?;
+    /// Counts a connection attempt from `ip` for as long as the visit lives. `proven` if the remote
+    /// has shown that it receives what is sent there.
+    pub(crate) fn visit(
+        self: &Arc<Self>,
+        ip: Option<IpAddr>,
+        proven: bool,
+    ) -> Result<Visit, Refusal> {
+        let mut ledger = self.ledger.lock();
+        let network = match proven {
+            true => ledger.visit(now(), ip)?,
+            false => ledger.visit_unproven(now(), ip)?,
+        };
         Ok(Visit {
             manager: Arc::clone(self),
             network,
+            proven,
         })
+    }
+
+    /// Whether a newcomer from `ip` has to prove that it is there.
+    pub(crate) fn wants_proof(&self, ip: Option<IpAddr>) -> bool {
+        self.ledger.lock().wants_proof(now(), ip)
     }
 
     /// A connection has ended, and no other to its peer is left if `last`.
@@ -181,6 +196,17 @@ impl Admission for Manager {
 pub(crate) struct Visit {
     manager: Arc<Manager>,
     network: Option<Network>,
+    proven: bool,
+}
+
+impl Visit {
+    /// The remote has finished a handshake, and so has proven its address.
+    pub(crate) fn connected(&mut self) {
+        if let (Some(network), false) = (self.network, self.proven) {
+            self.manager.ledger.lock().proven(now(), network);
+        }
+        self.proven = true;
+    }
 }
 
 impl Drop for Visit {

@@ -42,6 +42,8 @@ type Answers = dyn Fn(&str, RecordType) -> Reply + Send + Sync;
 /// Serves until dropped.
 pub struct Server {
     pub addr: SocketAddr,
+    /// Another address that says and counts the same.
+    pub second: SocketAddr,
     queries: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
@@ -51,66 +53,13 @@ impl Server {
         answers: impl Fn(&str, RecordType) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let answers: Arc<Answers> = Arc::new(answers);
-        // Both transports on one port.
-        let (tcp, udp) = loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
-                break (tcp, udp);
-            }
-        };
-        let addr = tcp.local_addr().unwrap();
         let queries = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
-        tasks.spawn({
-            let (answers, queries, udp) =
-                (Arc::clone(&answers), Arc::clone(&queries), Arc::new(udp));
-            async move {
-                let mut packet = vec![0; 4096];
-                let mut replies = JoinSet::new();
-                while let Ok((len, from)) = udp.recv_from(&mut packet).await {
-                    let Some((message, late)) = reply(&*answers, &queries, &packet[..len]) else {
-                        continue;
-                    };
-                    let udp = Arc::clone(&udp);
-                    replies.spawn(async move {
-                        tokio::time::sleep(late).await;
-                        let mut bytes = message.to_vec().unwrap();
-                        if bytes.len() > 1232 {
-                            bytes = message.truncate().to_vec().unwrap();
-                        }
-                        let _ = udp.send_to(&bytes, from).await;
-                    });
-                }
-            }
-        });
-        tasks.spawn({
-            let queries = Arc::clone(&queries);
-            async move {
-                let mut clients = JoinSet::new();
-                while let Ok((mut socket, _)) = tcp.accept().await {
-                    let (answers, queries) = (Arc::clone(&answers), Arc::clone(&queries));
-                    clients.spawn(async move {
-                        while let Ok(len) = socket.read_u16().await {
-                            let mut packet = vec![0; usize::from(len)];
-                            if socket.read_exact(&mut packet).await.is_err() {
-                                return;
-                            }
-                            let Some((message, late)) = reply(&*answers, &queries, &packet) else {
-                                return;
-                            };
-                            tokio::time::sleep(late).await;
-                            let bytes = message.to_vec().unwrap();
-                            // What does not fit a message is cut off with it.
-                            let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-                            let _ = socket.write_u16(len).await;
-                            let _ = socket.write_all(&bytes[..usize::from(len)]).await;
-                        }
-                    });
-                }
-            }
-        });
+        let addr = serve("127.0.0.1", &answers, &queries, &mut tasks).await;
+        let second = serve("127.0.0.2", &answers, &queries, &mut tasks).await;
         Self {
             addr,
+            second,
             queries,
             _tasks: tasks,
         }
@@ -120,6 +69,71 @@ impl Server {
     pub fn queries(&self) -> usize {
         self.queries.load(Ordering::SeqCst)
     }
+}
+
+/// Serves on a port of `ip`.
+async fn serve(
+    ip: &str,
+    answers: &Arc<Answers>,
+    queries: &Arc<AtomicUsize>,
+    tasks: &mut JoinSet<()>,
+) -> SocketAddr {
+    // Both transports on one port.
+    let (tcp, udp) = loop {
+        let tcp = TcpListener::bind((ip, 0)).await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            break (tcp, udp);
+        }
+    };
+    let addr = tcp.local_addr().unwrap();
+    tasks.spawn({
+        let (answers, queries, udp) = (Arc::clone(answers), Arc::clone(queries), Arc::new(udp));
+        async move {
+            let mut packet = vec![0; 4096];
+            let mut replies = JoinSet::new();
+            while let Ok((len, from)) = udp.recv_from(&mut packet).await {
+                let Some((message, late)) = reply(&*answers, &queries, &packet[..len]) else {
+                    continue;
+                };
+                let udp = Arc::clone(&udp);
+                replies.spawn(async move {
+                    tokio::time::sleep(late).await;
+                    let mut bytes = message.to_vec().unwrap();
+                    if bytes.len() > 1232 {
+                        bytes = message.truncate().to_vec().unwrap();
+                    }
+                    let _ = udp.send_to(&bytes, from).await;
+                });
+            }
+        }
+    });
+    tasks.spawn({
+        let (answers, queries) = (Arc::clone(answers), Arc::clone(queries));
+        async move {
+            let mut clients = JoinSet::new();
+            while let Ok((mut socket, _)) = tcp.accept().await {
+                let (answers, queries) = (Arc::clone(&answers), Arc::clone(&queries));
+                clients.spawn(async move {
+                    while let Ok(len) = socket.read_u16().await {
+                        let mut packet = vec![0; usize::from(len)];
+                        if socket.read_exact(&mut packet).await.is_err() {
+                            return;
+                        }
+                        let Some((message, late)) = reply(&*answers, &queries, &packet) else {
+                            return;
+                        };
+                        tokio::time::sleep(late).await;
+                        let bytes = message.to_vec().unwrap();
+                        // What does not fit a message is cut off with it.
+                        let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+                        let _ = socket.write_u16(len).await;
+                        let _ = socket.write_all(&bytes[..usize::from(len)]).await;
+                    }
+                });
+            }
+        }
+    });
+    addr
 }
 
 fn reply(answers: &Answers, queries: &AtomicUsize, packet: &[u8]) -> Option<(Message, Duration)> {

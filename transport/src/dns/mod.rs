@@ -24,8 +24,9 @@ pub use self::walk::{
     name_in,
 };
 
-/// Look-ups under way at once: bounds what a slow server can be asked in the time of a dial.
-const CONCURRENT: usize = 4;
+/// Look-ups under way at once. One that nobody answers is sent eight times, four in each of two
+/// tries, so that two at once stay within the limit on queries until the time is over.
+const CONCURRENT: usize = 2;
 
 /// Settings of the resolver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,6 +217,8 @@ impl Resolver {
         options.timeout = self.config.server_timeout;
         options.attempts = 1;
         options.cache_size = 0;
+        // One server at a time: each copy of a query would be one more than the limit knows of.
+        options.num_concurrent_reqs = 1;
         // Aliases are followed by the name server.
         options.preserve_intermediates = false;
         builder.build().map_err(no_servers)

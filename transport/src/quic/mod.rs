@@ -36,7 +36,8 @@ use crate::{
     connection::{Connection, ConnectionInfo, Link, now},
     error::UpgradeError,
     inbound::InboundStreams,
-    transports::{ConnectError, TransportError, io_error},
+    tcp::source_ip,
+    transports::{AcceptError, ConnectError, TransportError, io_error},
 };
 
 /// Attempts quinn keeps for us before it refuses more by itself.
@@ -104,7 +105,7 @@ impl Sockets {
 
     /// The socket to dial `remote` from: a listening one that reaches it, so that the remote sees the
     /// port others can dial.
-    fn endpoint_for(&self, remote: SocketAddr) -> io::Result<Endpoint> {
+    fn endpoint_for(&self, remote: SocketAddr) -> io::Result<(Endpoint, SocketAddr)> {
         let reaches = |open: &&Open| {
             let local = open.addr.ip();
             open.addr.is_ipv4() == remote.is_ipv4()
@@ -116,7 +117,7 @@ impl Sockets {
             .find(|open| open.listening)
             .or_else(|| candidates().next());
         if let Some(found) = found {
-            return Ok(found.endpoint.clone());
+            return Ok((found.endpoint.clone(), found.addr));
         }
         let any: IpAddr = if remote.is_ipv4() {
             Ipv4Addr::UNSPECIFIED.into()
@@ -124,12 +125,35 @@ impl Sockets {
             Ipv6Addr::UNSPECIFIED.into()
         };
         let endpoint = self.bind((any, 0).into(), None)?;
+        let addr = endpoint.local_addr()?;
         open.push(Open {
-            addr: endpoint.local_addr()?,
             endpoint: endpoint.clone(),
+            addr,
             listening: false,
         });
-        Ok(endpoint)
+        Ok((endpoint, addr))
+    }
+
+    /// Starts a handshake with `remote`.
+    fn begin(
+        &self,
+        remote: SocketAddr,
+        config: &quinn::ClientConfig,
+    ) -> io::Result<(Endpoint, quinn::Connecting)> {
+        // A name that is an IP address is not sent.
+        let name = remote.ip().to_string();
+        // A socket that listens may have broken, and one that does not; then another is opened.
+        for _ in 0..3 {
+            let (endpoint, addr) = self.endpoint_for(remote)?;
+            match endpoint.connect_with(config.clone(), remote, &name) {
+                Ok(connecting) => return Ok((endpoint, connecting)),
+                Err(quinn::ConnectError::EndpointStopping) => {
+                    self.open.lock().retain(|open| open.addr != addr);
+                }
+                Err(error) => return Err(connect_error(&error)),
+            }
+        }
+        Err(io::ErrorKind::NotConnected.into())
     }
 
     /// Connects to `remote`, which is what `addr` says.
@@ -139,20 +163,15 @@ impl Sockets {
         remote: SocketAddr,
         expected: Option<PeerId>,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
-        let endpoint = self
-            .endpoint_for(remote)
-            .map_err(|error| io_error(addr, &error))?;
         let verdict = Verdict::default();
         let (transport, window) = self.windows.take();
         let mut config = self
             .client_config(expected, &verdict)
             .map_err(|error| io_error(addr, &error))?;
         config.transport_config(transport);
-        // A name that is an IP address is not sent.
-        let name = remote.ip().to_string();
-        let mut connecting = endpoint
-            .connect_with(config, remote, &name)
-            .map_err(|error| io_error(addr, &connect_error(&error)))?;
+        let (endpoint, mut connecting) = self
+            .begin(remote, &config)
+            .map_err(|error| io_error(addr, &error))?;
         let end = Instant::now() + self.upgrade.total_timeout;
         match timeout_at(self.step(end), connecting.handshake_data()).await {
             Ok(Ok(_)) => {}
@@ -213,18 +232,6 @@ impl Sockets {
     }
 }
 
-/// The address datagrams to `remote` leave from. Sends nothing.
-fn source_ip(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if remote.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let probe = std::net::UdpSocket::bind((any, 0))?;
-    probe.connect(remote)?;
-    Ok(probe.local_addr()?.ip())
-}
-
 /// A socket that accepts connections.
 #[derive(Debug)]
 pub(crate) struct QuicListener {
@@ -240,10 +247,9 @@ impl QuicListener {
     }
 
     /// The next attempt to connect. Cancel safe.
-    pub(crate) async fn accept(&mut self) -> io::Result<QuicIncoming> {
-        let Some(incoming) = self.endpoint.accept().await else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
+    pub(crate) async fn accept(&mut self) -> Result<QuicIncoming, AcceptError> {
+        // None once quinn has given up the socket.
+        let incoming = self.endpoint.accept().await.ok_or(AcceptError::Ended)?;
         let mut local = self.addr;
         if let Some(ip) = incoming.local_ip() {
             local.set_ip(ip.to_canonical());
@@ -280,9 +286,13 @@ pub(crate) struct QuicIncoming {
 }
 
 impl QuicIncoming {
+    pub(crate) fn is_validated(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
     /// Makes the remote prove its address, if it has not done so.
     pub(crate) fn validate(self: Box<Self>) -> Result<(), Box<Self>> {
-        if self.incoming.remote_address_validated() || !self.incoming.may_retry() {
+        if self.is_validated() || !self.incoming.may_retry() {
             return Err(self);
         }
         let Self {
@@ -430,9 +440,55 @@ fn alert(code: u64) -> Option<u8> {
 fn connect_error(error: &quinn::ConnectError) -> io::Error {
     let kind = match error {
         quinn::ConnectError::InvalidRemoteAddress(_) => io::ErrorKind::InvalidInput,
-        quinn::ConnectError::EndpointStopping => io::ErrorKind::NotConnected,
         quinn::ConnectError::CidsExhausted => io::ErrorKind::QuotaExceeded,
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use barewire_base::{Budget, Keypair};
+
+    use super::*;
+    use crate::Security;
+
+    fn sockets() -> Arc<Sockets> {
+        let keypair = Keypair::generate(&mut rand::rng());
+        let tls = tls::Config::new(&keypair, Vec::new(), &mut rand::rng()).unwrap();
+        let tls = Arc::new(tls);
+        let security = vec![Security::Tls(Arc::clone(&tls))];
+        let upgrade = UpgradeConfig::new(security, Budget::unlimited());
+        let config = QuicConfig::default();
+        Arc::new(Sockets::new(config, tls, Arc::new(upgrade)))
+    }
+
+    fn break_all(sockets: &Sockets) {
+        for open in sockets.open.lock().iter() {
+            open.endpoint.close(0u32.into(), b"");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_socket_ends_its_listener_and_no_dial() {
+        let (near, far) = (sockets(), sockets());
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut listener = far.listen(any).unwrap();
+        let (remote, addr) = (listener.addr, listener.local_addr().clone());
+        tokio::spawn(async move {
+            while let Ok(incoming) = listener.accept().await {
+                tokio::spawn(incoming.upgrade());
+            }
+        });
+        let mut own = near.listen(any).unwrap();
+        near.dial(&addr, remote, None).await.unwrap();
+        break_all(&near);
+        assert!(matches!(own.accept().await, Err(AcceptError::Ended)));
+        // From a new socket, which breaks too.
+        near.dial(&addr, remote, None).await.unwrap();
+        break_all(&near);
+        near.dial(&addr, remote, None).await.unwrap();
+        assert_eq!(near.open.lock().len(), 1);
+    }
 }

@@ -46,15 +46,19 @@ fn size_buffers(socket: &Socket, config: &QuicConfig) {
         usable(socket.recv_buffer_size()),
         usable(socket.send_buffer_size()),
     );
-    if receive.min(send) < WANTED_BUFFER.min(config.socket_buffer) {
-        WARNED.call_once(|| {
-            tracing::warn!(
-                "the system clamps UDP buffers to {receive} bytes (receive) and {send} (send), \
-                 which slows QUIC down; on Linux raise net.core.rmem_max and net.core.wmem_max to {}",
-                config.socket_buffer
-            );
-        });
+    if let Some(warning) = clamped(receive, send, config.socket_buffer) {
+        WARNED.call_once(|| tracing::warn!("{warning}"));
     }
+}
+
+/// What a person should know when `asked` bytes of buffers were wanted and these are had.
+fn clamped(receive: usize, send: usize, asked: usize) -> Option<String> {
+    (receive.min(send) < WANTED_BUFFER.min(asked)).then(|| {
+        format!(
+            "the system clamps UDP buffers to {receive} bytes (receive) and {send} (send), which \
+             slows QUIC down; on Linux raise net.core.rmem_max and net.core.wmem_max to {asked}"
+        )
+    })
 }
 
 /// quinn's socket, with batches that fit the kernel.
@@ -100,5 +104,25 @@ impl AsyncUdpSocket for UdpSocket {
 
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn clamped_buffers_are_told() {
+        let asked = QuicConfig::default().socket_buffer;
+        // Linux' default limit.
+        let warning = clamped(212_992, asked, asked).unwrap();
+        assert!(warning.contains("212992 bytes (receive)"), "{warning}");
+        assert!(warning.contains(&format!("to {asked}")), "{warning}");
+        assert!(clamped(asked, 212_992, asked).is_some());
+        assert_eq!(clamped(asked, asked, asked), None);
+        assert_eq!(clamped(WANTED_BUFFER, WANTED_BUFFER, usize::MAX), None);
+        // Who asked for little has got it.
+        assert_eq!(clamped(65_536, 65_536, 65_536), None);
     }
 }

@@ -94,7 +94,7 @@ fn a_failure_lets_the_next_start_at_once() {
     };
     let later = now + Duration::from_millis(20);
     assert_eq!(planner.next(later, &mut plan), Step::Wait(now + PUBLIC_GAP));
-    planner.failed(later, 0.0, &mut plan, id);
+    planner.failed(later, 0.0, &mut plan, id, Outcome::Unreachable);
     assert!(matches!(planner.next(later, &mut plan), Step::Start(1, _)));
     assert_eq!(
         planner.next(later, &mut plan),
@@ -128,7 +128,7 @@ fn a_long_list_is_cut_so_that_each_kind_has_a_chance() {
             Step::Wait(until) => clock = until,
             Step::Running => {
                 let id = plan.running.first().unwrap().id;
-                planner.failed(clock, 0.0, &mut plan, id);
+                planner.failed(clock, 0.0, &mut plan, id, Outcome::Unreachable);
             }
             Step::Done => break,
             other => panic!("{other:?}"),
@@ -158,7 +158,7 @@ fn one_host_is_dialled_eight_times_in_ten_seconds() {
             match planner.next(now, &mut plan) {
                 Step::Start(id, _) => {
                     times.push(now - start);
-                    planner.failed(now, 0.5, &mut plan, id);
+                    planner.failed(now, 0.5, &mut plan, id, Outcome::Unreachable);
                 }
                 Step::Wait(until) => now = until,
                 Step::Skip(..) => {}
@@ -182,6 +182,113 @@ fn one_host_is_dialled_eight_times_in_ten_seconds() {
 }
 
 #[test]
+fn full_tables_still_take_what_is_new() {
+    let mut planner = Planner::new(DialLimits::default());
+    let limits = planner.limits().clone();
+    let start = Instant::now();
+    let mut now = start;
+    // More hosts than are remembered fail within the window; then one is dialled too often.
+    let filler = (0..5_000u32).map(|n| std::net::Ipv4Addr::from(0x0808_0000 + n).to_string());
+    let mut refused = 0;
+    for host in filler.chain(std::iter::repeat_n("203.0.113.9".to_owned(), 9)) {
+        now += Duration::from_micros(500);
+        let mut plan = Plan::new(None, false);
+        plan.add(now, &limits, [addr(&format!("/ip4/{host}/tcp/1"))]);
+        match planner.next(now, &mut plan) {
+            Step::Start(id, _) => {
+                planner.failed(now, 0.0, &mut plan, id, Outcome::Unreachable);
+            }
+            Step::Skip(addr, Skip::Backoff(_)) => {
+                assert_eq!(addr.to_string(), "/ip4/203.0.113.9/tcp/1");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 8, "all but the first");
+    for port in 2..=9 {
+        let mut plan = Plan::new(None, false);
+        plan.add(
+            now,
+            &limits,
+            [addr(&format!("/ip4/203.0.113.9/tcp/{port}"))],
+        );
+        let step = planner.next(now, &mut plan);
+        let expected = port < 9;
+        assert_eq!(
+            matches!(step, Step::Start(..)),
+            expected,
+            "{port}: {step:?}"
+        );
+    }
+    assert_eq!(
+        (planner.hosts.len(), planner.backoffs.len()),
+        (MAX_HOSTS, MAX_BACKOFFS)
+    );
+}
+
+#[test]
+fn what_the_user_names_and_what_is_here_waits_for_nothing() {
+    let tcp = |ip: &str, port: u16| addr(&format!("/ip4/{ip}/tcp/{port}"));
+    for (ip, by_user, limited) in [
+        ("203.0.113.9", true, false),
+        ("127.0.0.1", false, false),
+        ("203.0.113.9", false, true),
+    ] {
+        let mut planner = Planner::new(DialLimits::default());
+        let now = Instant::now();
+        let mut waited = false;
+        // A dozen dials of a host whose process is restarting.
+        for port in 1..=12 {
+            let mut plan = Plan::new(None, by_user);
+            plan.add(now, &planner.limits().clone(), [tcp(ip, port)]);
+            match planner.next(now, &mut plan) {
+                Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id, Outcome::Unreachable),
+                Step::Wait(_) => waited = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(waited, limited, "{ip}, by user: {by_user}");
+    }
+    // The user gave a name, but not what it leads to.
+    let mut planner = Planner::new(DialLimits::default());
+    let now = Instant::now();
+    let mut plan = Plan::new(None, true);
+    let found = (1..=12).map(|port| tcp("203.0.113.9", port));
+    plan.add_resolved(now, &planner.limits().clone(), found);
+    let mut clock = now;
+    let mut started = 0;
+    while clock < now + IP_WINDOW {
+        match planner.next(clock, &mut plan) {
+            Step::Start(id, _) => {
+                started += 1;
+                planner.failed(clock, 0.0, &mut plan, id, Outcome::Unreachable);
+            }
+            Step::Wait(until) => clock = until,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(started, 8);
+}
+
+#[test]
+fn attempts_that_were_stopped_do_not_count_for_their_host() {
+    let mut planner = Planner::new(DialLimits::default());
+    let mut now = Instant::now();
+    for round in 0..40 {
+        let mut plan = Plan::new(None, false);
+        let addrs = ["udp/1/quic-v1", "tcp/1"].map(|rest| addr(&format!("/ip4/10.0.0.9/{rest}")));
+        plan.add(now, &planner.limits().clone(), addrs);
+        assert!(matches!(planner.next(now, &mut plan), Step::Start(0, _)));
+        now += PRIVATE_GAP;
+        // The host is dialled again and again with success, by the second attempt of two.
+        let step = planner.next(now, &mut plan);
+        assert!(matches!(step, Step::Start(1, _)), "{round}: {step:?}");
+        planner.succeeded(&mut plan, 1);
+    }
+}
+
+#[test]
 fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
     let mut planner = Planner::new(DialLimits::default());
     let mut now = Instant::now();
@@ -194,9 +301,9 @@ fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
             [addr("/ip4/203.0.113.9/tcp/1")],
         );
         match planner.next(now, &mut plan) {
-            Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id),
+            Step::Start(id, _) => planner.failed(now, 0.0, &mut plan, id, Outcome::Unreachable),
             Step::Skip(_, Skip::Backoff(left)) => {
-                let mut asked = Plan::new(None, true).single();
+                let mut asked = Plan::new(None, true);
                 asked.add(
                     now,
                     &planner.limits().clone(),
@@ -213,6 +320,30 @@ fn what_failed_is_left_alone_for_a_while_unless_the_user_asks() {
     assert_eq!(pauses[..4], [5, 6, 9, 14]);
     assert_eq!(pauses[21], 300);
     assert_eq!(planner.running(), 0);
+}
+
+#[test]
+fn who_answered_shows_that_packets_get_through() {
+    for (outcome, state, backs_off) in [
+        (Outcome::Unreachable, BlackHoleState::Blocked, true),
+        (Outcome::Reached, BlackHoleState::Open, true),
+        (Outcome::Local, BlackHoleState::Unknown, false),
+    ] {
+        let mut planner = Planner::new(DialLimits::default());
+        let limits = planner.limits().clone();
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += BACKOFF_MAX;
+            let mut plan = Plan::new(None, true);
+            plan.add(now, &limits, [addr("/ip6/2001:db8::1/udp/1/quic-v1")]);
+            let Step::Start(id, _) = planner.next(now, &mut plan) else {
+                panic!()
+            };
+            planner.failed(now, 0.0, &mut plan, id, outcome);
+        }
+        assert_eq!(planner.black_holes(), (state, state), "{outcome:?}");
+        assert_eq!(planner.backoffs.is_empty(), !backs_off);
+    }
 }
 
 #[test]

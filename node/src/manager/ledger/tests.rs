@@ -160,6 +160,45 @@ fn an_ipv6_customer_is_one_network_and_loopback_is_none() {
 }
 
 #[test]
+fn invented_addresses_leave_their_owner_a_share() {
+    let start = Instant::now();
+    let mut limits = limits();
+    limits.max_per_ip = 8;
+    let (rate, burst) = (limits.rate_per_ip, limits.burst_per_ip);
+    let mut ledger = Ledger::new(limits);
+    let from = ip("192.0.2.1");
+    // A minute of packets with this address, each held until a newcomer has to prove itself.
+    for n in 0..6_000 {
+        let now = start + Duration::from_millis(10) * n;
+        if ledger.wants_proof(now, from) {
+            continue;
+        }
+        assert!(ledger.visit_unproven(now, from).unwrap().is_some());
+    }
+    let now = start + 60 * SECOND;
+    let network = Network::of(from.unwrap());
+    for _ in 0..burst.min(4) {
+        ledger.visit(now, from).unwrap();
+    }
+    for _ in 0..8 {
+        ledger.leave(network);
+    }
+    // Connections do pay, if only afterwards.
+    let mut ledger = Ledger::new(ledger.limits().clone());
+    let mut unproven = 0;
+    while !ledger.wants_proof(now, from) {
+        ledger.visit_unproven(now, from).unwrap();
+        ledger.proven(now, network);
+        ledger.leave(network);
+        unproven += 1;
+    }
+    assert_eq!(unproven, burst.div_ceil(2), "{rate} a second");
+    let proven = (0..burst).filter(|_| ledger.visit(now, from).is_ok());
+    assert_eq!(proven.count(), (burst - unproven) as usize);
+    ledger.assert_consistent();
+}
+
+#[test]
 fn networks_that_owe_nothing_are_forgotten() {
     let mut now = Instant::now();
     let mut ledger = Ledger::new(limits());
