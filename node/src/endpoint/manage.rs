@@ -4,7 +4,6 @@
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use barewire_base::{Fault, Multiaddr, PeerId};
@@ -22,8 +21,8 @@ use crate::{
     events::Event,
     incidents::Incident,
     manager::{
-        self, CloseCount, Entry, Gated, KeptPeer, MemoryWatch, Refusal, Visit, now,
-        takes_descriptor,
+        self, CloseCount, Entry, Gated, KeptPeer, Machine, MemorySource, MemoryWatch, Refusal,
+        Step, SystemMemory, Visit, now, takes_descriptor,
     },
 };
 
@@ -297,16 +296,25 @@ impl Shared {
         links.map(|link| link.connection.clone()).collect()
     }
 
-    /// Looks at the memory of the process, and refuses or closes connections if it is short. Returns
-    /// when to look again.
-    fn mind_memory(&self, watch: &mut MemoryWatch) -> Option<Duration> {
-        let (used, limit) = self.memory()?;
+    /// Looks at the memory of the process, and refuses or closes connections if it is short. `None`
+    /// if nothing limits it.
+    fn mind_memory(&self, memory: &dyn MemorySource, watch: &mut MemoryWatch) -> Option<Step> {
         let now = now();
-        let step = watch.observe(now, used, limit);
+        let step = match memory.read() {
+            Ok(Some(memory)) => watch.observe(now, memory.used, memory.limit),
+            Ok(None) => {
+                self.manager.ledger.lock().set_memory_short(false);
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the use of memory cannot be read");
+                return Some(watch.unread());
+            }
+        };
         let mut ledger = self.manager.ledger.lock();
         ledger.set_memory_short(step.short);
         if step.free == 0 {
-            return Some(step.next);
+            return Some(step);
         }
         let mut freed = 0;
         let mut ids = Vec::new();
@@ -335,22 +343,14 @@ impl Shared {
         for connection in closing {
             connection.close(LocalReason::Limit(Refusal::Memory.name()));
         }
-        Some(step.next)
-    }
-
-    /// What is used of the limit that is nearest; `None` without a limit.
-    fn memory(&self) -> Option<(u64, u64)> {
-        let group = manager::Machine::get().group.as_ref();
-        let of_group = group.and_then(|group| Some((group.used()?, group.limit)));
-        let limit = self.config.limits.max_resident;
-        let of_process = limit.and_then(|limit| Some((manager::resident()?, limit)));
-        let share = |(used, limit): &(u64, u64)| used.saturating_mul(100) / (*limit).max(1);
-        of_group.into_iter().chain(of_process).max_by_key(share)
+        Some(step)
     }
 }
 
 /// The manager's task: trims when it is time and watches the memory while there are connections.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let system = || Arc::new(SystemMemory::new(Machine::get(), &shared.config.limits)) as _;
+    let memory = shared.config.memory.clone().unwrap_or_else(system);
     let mut watch = MemoryWatch::default();
     let mut look_at = None;
     loop {
@@ -365,9 +365,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             shared.trim(0);
         }
         if look_at.is_none_or(|at| at <= now()) {
-            let wait = shared.mind_memory(&mut watch);
+            let step = shared.mind_memory(&*memory, &mut watch);
             let idle = shared.manager.ledger.lock().is_empty();
-            look_at = wait.filter(|_| !idle).map(|wait| now() + wait);
+            look_at = step.filter(|_| !idle).map(|step| now() + step.next);
         }
     }
 }

@@ -71,6 +71,15 @@ impl MemoryWatch {
         }
     }
 
+    /// The use of memory could not be read: nothing changes until the next look.
+    pub fn unread(&self) -> Step {
+        Step {
+            short: self.short_since.is_some(),
+            free: 0,
+            next: CALM,
+        }
+    }
+
     /// Connections that held this much were closed. The allocator needs a while to give it back, so
     /// it is taken for free until then.
     pub fn freed(&mut self, now: Instant, bytes: u64) {

@@ -17,6 +17,7 @@ mod ledger;
 mod limits;
 mod machine;
 mod memory;
+mod source;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,10 +36,11 @@ pub use self::{
     keep::{Backoff, KeptError, KeptPeer, KeptState},
     ledger::{Entry, Ledger, Network, Refusal},
     limits::{Explanation, Limits, RESERVED_DESCRIPTORS},
-    machine::{Machine, MemoryGroup, resident},
+    machine::{Machine, MemoryGroup},
     memory::{MemoryWatch, Step},
+    source::{MemorySource, MemoryUse},
 };
-pub(crate) use keep::keep;
+pub(crate) use self::{keep::keep, source::SystemMemory};
 
 /// Budgets of peers kept beyond the connections there are, before unused ones are dropped.
 const SPARE_BUDGETS: usize = 64;

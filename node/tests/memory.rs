@@ -1,0 +1,102 @@
+//! A node whose memory is short, told so by a source that the test sets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use barewire_node::{
+    CloseReason, Connection, Endpoint, Incident, Multiaddr, Router,
+    manager::{MemorySource, MemoryUse},
+    protocols::ping,
+};
+use common::*;
+
+/// What the source answers when it cannot be read.
+const FAILS: u64 = u64::MAX;
+/// A limit of which an idle connection takes some percent, by what it is reckoned to cost.
+const LIMIT: u64 = 500_000;
+
+/// Percent of the limit, or [`FAILS`].
+#[derive(Debug, Default)]
+struct Memory(AtomicU64);
+
+impl Memory {
+    fn set(&self, percent: u64) {
+        self.0.store(percent, Ordering::Relaxed);
+    }
+}
+
+impl MemorySource for Memory {
+    fn read(&self) -> io::Result<Option<MemoryUse>> {
+        match self.0.load(Ordering::Relaxed) {
+            FAILS => Err(io::Error::other("no descriptor is left")),
+            percent => Ok(Some(MemoryUse {
+                used: LIMIT / 100 * percent,
+                limit: LIMIT,
+            })),
+        }
+    }
+}
+
+async fn start() -> (Arc<Memory>, Router, Multiaddr) {
+    let memory = Arc::new(Memory::default());
+    let mut config = quick();
+    config.memory = Some(Arc::clone(&memory) as _);
+    let (router, addr) = node_with(config).await;
+    (memory, router, addr)
+}
+
+/// Connections that are known at both ends.
+async fn connect(addr: &Multiaddr, count: usize) -> Vec<(Endpoint, Connection)> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let (client, connection) = client_of(addr).await;
+        ping::ping(&connection, SOON).await.unwrap();
+        clients.push((client, connection));
+    }
+    clients
+}
+
+/// Dials until it is served; how long that took.
+async fn served(addr: &Multiaddr) -> Duration {
+    let began = Instant::now();
+    let dials = async {
+        loop {
+            let client = endpoint(quick()).await;
+            if let Ok(connection) = client.connect(addr.clone()).await
+                && ping::ping(&connection, SOON).await.is_ok()
+            {
+                return began.elapsed();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("a dial", dials).await
+}
+
+#[tokio::test]
+async fn a_failed_read_does_not_end_the_watch() {
+    let (memory, router, addr) = start().await;
+    memory.set(FAILS);
+    let clients = connect(&addr, 2).await;
+    // It has been tried at least once by now.
+    memory.set(97);
+    for (_, connection) in &clients {
+        let reason = soon("the end", connection.closed()).await;
+        assert_eq!(reason, CloseReason::Remote(0x1001));
+    }
+    assert_eq!(router.endpoint().incidents(Incident::MemoryShort), 2);
+}
