@@ -100,3 +100,22 @@ async fn a_failed_read_does_not_end_the_watch() {
     }
     assert_eq!(router.endpoint().incidents(Incident::MemoryShort), 2);
 }
+
+#[tokio::test]
+async fn the_node_serves_again_at_once_when_the_shortage_is_over() {
+    let (memory, router, addr) = start().await;
+    let clients = connect(&addr, 4).await;
+    memory.set(97);
+    for (_, connection) in &clients {
+        let reason = soon("the end", connection.closed()).await;
+        assert_eq!(reason, CloseReason::Remote(0x1001));
+    }
+    eventually("an empty node", || {
+        router.endpoint().connections().is_empty()
+    })
+    .await;
+    memory.set(50);
+    let took = served(&addr).await;
+    println!("all shed at 97 %: served again {took:.2?} after it is 50 %");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}

@@ -367,7 +367,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if look_at.is_none_or(|at| at <= now()) {
             let step = shared.mind_memory(&*memory, &mut watch);
             let idle = shared.manager.ledger.lock().is_empty();
-            look_at = step.filter(|_| !idle).map(|step| now() + step.next);
+            // While memory is short somebody has to see the end of it, whoever is connected.
+            let watched = step.filter(|step| step.short || !idle);
+            look_at = watched.map(|step| now() + step.next);
         }
     }
 }
