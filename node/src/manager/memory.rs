@@ -23,8 +23,12 @@ const ALERT: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct MemoryWatch {
     short_since: Option<Instant>,
-    /// Bytes that were freed, and when.
+    /// Bytes that were freed and have not been given back for all we know, and when they were.
     freed: VecDeque<(Instant, u64)>,
+    /// In use at the last look.
+    used: u64,
+    /// The least in use since something was freed.
+    least: u64,
 }
 
 /// What to do now.
@@ -54,6 +58,14 @@ impl MemoryWatch {
         } else if used < share(ENOUGH) {
             self.short_since = None;
         }
+        self.used = used;
+        let mut back = self.least.saturating_sub(used);
+        self.least = self.least.min(used);
+        for (_, bytes) in &mut self.freed {
+            let of_this = back.min(*bytes);
+            *bytes -= of_this;
+            back -= of_this;
+        }
         let freed = self
             .freed
             .iter()
@@ -80,9 +92,10 @@ impl MemoryWatch {
         }
     }
 
-    /// Connections that held this much were closed. The allocator needs a while to give it back, so
-    /// it is taken for free until then.
+    /// Connections that held this much were closed after the last look. The allocator needs a while
+    /// to give it back; what it still keeps is taken for free for 10 s.
     pub fn freed(&mut self, now: Instant, bytes: u64) {
+        self.least = self.used;
         self.freed.push_back((now, bytes));
     }
 }
@@ -115,6 +128,22 @@ mod tests {
         let between = watch.observe(at(10_600), 760, 1_000);
         assert_eq!((between.short, between.free), (true, 0));
         assert!(!watch.observe(at(10_700), 740, 1_000).short);
+    }
+
+    #[test]
+    fn what_was_given_back_is_no_relief_any_more() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut watch = MemoryWatch::default();
+        watch.observe(at(0), 900, 1_000);
+        assert_eq!(watch.observe(at(500), 900, 1_000).free, 150);
+        watch.freed(at(500), 100);
+        watch.freed(at(500), 50);
+        // Some of it has come back.
+        assert_eq!(watch.observe(at(600), 830, 1_000).free, 0);
+        // All has, and then somebody takes as much again.
+        assert_eq!(watch.observe(at(700), 750, 1_000).free, 0);
+        assert_eq!(watch.observe(at(800), 850, 1_000).free, 100);
     }
 
     #[test]
