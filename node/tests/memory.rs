@@ -27,32 +27,38 @@ use common::*;
 /// What the source answers when it cannot be read.
 const FAILS: u64 = u64::MAX;
 /// A limit of which an idle connection takes some percent, by what it is reckoned to cost.
-const LIMIT: u64 = 500_000;
+const SMALL: u64 = 500_000;
+/// One of which it takes next to nothing.
+const LARGE: u64 = 1 << 30;
 
-/// Percent of the limit, or [`FAILS`].
-#[derive(Debug, Default)]
-struct Memory(AtomicU64);
+#[derive(Debug)]
+struct Memory {
+    /// Percent of the limit, or [`FAILS`].
+    used: AtomicU64,
+    limit: u64,
+}
 
 impl Memory {
     fn set(&self, percent: u64) {
-        self.0.store(percent, Ordering::Relaxed);
+        self.used.store(percent, Ordering::Relaxed);
     }
 }
 
 impl MemorySource for Memory {
     fn read(&self) -> io::Result<Option<MemoryUse>> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.used.load(Ordering::Relaxed) {
             FAILS => Err(io::Error::other("no descriptor is left")),
             percent => Ok(Some(MemoryUse {
-                used: LIMIT / 100 * percent,
-                limit: LIMIT,
+                used: self.limit / 100 * percent,
+                limit: self.limit,
             })),
         }
     }
 }
 
-async fn start() -> (Arc<Memory>, Router, Multiaddr) {
-    let memory = Arc::new(Memory::default());
+async fn start(limit: u64) -> (Arc<Memory>, Router, Multiaddr) {
+    let used = AtomicU64::new(0);
+    let memory = Arc::new(Memory { used, limit });
     let mut config = quick();
     config.memory = Some(Arc::clone(&memory) as _);
     let (router, addr) = node_with(config).await;
@@ -89,7 +95,7 @@ async fn served(addr: &Multiaddr) -> Duration {
 
 #[tokio::test]
 async fn a_failed_read_does_not_end_the_watch() {
-    let (memory, router, addr) = start().await;
+    let (memory, router, addr) = start(SMALL).await;
     memory.set(FAILS);
     let clients = connect(&addr, 2).await;
     // It has been tried at least once by now.
@@ -103,7 +109,7 @@ async fn a_failed_read_does_not_end_the_watch() {
 
 #[tokio::test]
 async fn the_node_serves_again_at_once_when_the_shortage_is_over() {
-    let (memory, router, addr) = start().await;
+    let (memory, router, addr) = start(SMALL).await;
     let clients = connect(&addr, 4).await;
     memory.set(97);
     for (_, connection) in &clients {
@@ -118,4 +124,33 @@ async fn the_node_serves_again_at_once_when_the_shortage_is_over() {
     let took = served(&addr).await;
     println!("all shed at 97 %: served again {took:.2?} after it is 50 %");
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn memory_that_others_hold_keeps_nobody_out() {
+    let (memory, router, addr) = start(LARGE).await;
+    memory.set(97);
+    let clients = connect(&addr, 3).await;
+    // Longer than the watch is patient.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_newcomer, connection) = connect(&addr, 1).await.remove(0);
+    for connection in clients.iter().map(|(_, c)| c).chain([&connection]) {
+        assert_eq!(connection.close_reason(), None);
+    }
+    assert_eq!(router.endpoint().incidents(Incident::MemoryShort), 0);
+}
+
+#[tokio::test]
+async fn what_protected_peers_hold_keeps_nobody_out() {
+    let (memory, router, addr) = start(2 * SMALL).await;
+    let clients = connect(&addr, 3).await;
+    for (client, _) in &clients {
+        router.endpoint().protect(client.peer_id(), "friend");
+    }
+    memory.set(97);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let newcomer = connect(&addr, 1).await;
+    for (_, connection) in clients.iter().chain(&newcomer) {
+        assert_eq!(connection.close_reason(), None);
+    }
 }

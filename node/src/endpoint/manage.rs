@@ -21,8 +21,8 @@ use crate::{
     events::Event,
     incidents::Incident,
     manager::{
-        self, CloseCount, Entry, Gated, KeptPeer, Machine, MemorySource, MemoryWatch, Refusal,
-        Step, SystemMemory, Visit, now, takes_descriptor,
+        self, CloseCount, Entry, Gated, KeptPeer, Machine, MemorySource, MemoryUse, MemoryWatch,
+        Refusal, Step, SystemMemory, Visit, now, takes_descriptor,
     },
 };
 
@@ -296,19 +296,39 @@ impl Shared {
         links.map(|link| link.connection.clone()).collect()
     }
 
+    /// Bytes that could be freed by closing connections.
+    fn closable(&self) -> u64 {
+        let ledger = self.manager.ledger.lock();
+        let fattest = self.manager.fattest().into_iter();
+        let buffered = fattest.filter(|(peer, _)| !ledger.is_privileged(peer));
+        let buffered: usize = buffered.map(|(_, held)| held).sum();
+        buffered as u64 + ledger.closable() as u64 * CONNECTION_COST
+    }
+
     /// Looks at the memory of the process, and refuses or closes connections if it is short. `None`
     /// if nothing limits it.
     fn mind_memory(&self, memory: &dyn MemorySource, watch: &mut MemoryWatch) -> Option<Step> {
         let now = now();
         let step = match memory.read() {
-            Ok(Some(memory)) => watch.observe(now, memory.used, memory.limit),
+            Ok(Some(MemoryUse { used, limit })) => {
+                let step = watch.observe(now, used, limit, || self.closable());
+                if step.helpless {
+                    tracing::warn!(
+                        used,
+                        limit,
+                        "memory is short, but not because of connections: nobody is refused"
+                    );
+                }
+                step
+            }
             Ok(None) => {
                 self.manager.ledger.lock().set_memory_short(false);
                 return None;
             }
             Err(error) => {
                 tracing::debug!(%error, "the use of memory cannot be read");
-                return Some(watch.unread());
+                let short = self.manager.ledger.lock().is_memory_short();
+                return Some(watch.unread(short));
             }
         };
         let mut ledger = self.manager.ledger.lock();

@@ -185,6 +185,12 @@ impl Ledger {
         self.memory_short = short;
     }
 
+    /// Whether nobody new comes in because memory is short.
+    #[must_use]
+    pub fn is_memory_short(&self) -> bool {
+        self.memory_short
+    }
+
     /// A connection attempt from `ip` (`None` where there is no such thing). Counted until
     /// [`leave`](Self::leave), if a network is returned.
     ///
@@ -447,6 +453,15 @@ impl Ledger {
             let entry = link.entry;
             self.discount(&entry);
         }
+    }
+
+    /// Connections that memory may be freed by: those that are not closing, of peers without
+    /// privilege.
+    #[must_use]
+    pub fn closable(&self) -> usize {
+        let peers = self.peers.iter();
+        let ordinary = peers.filter(|(peer, _)| !self.is_privileged(peer));
+        ordinary.map(|(_, peer)| peer.links).sum()
     }
 
     /// Whether the peer has a connection that is not closing.
