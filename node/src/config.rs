@@ -61,6 +61,10 @@ pub struct Config {
     /// Where the use of memory is read. Default `None`: from the control group of the process, and its
     /// resident memory if [`Limits::max_resident`] is set.
     pub memory: Option<Arc<dyn MemorySource>>,
+    /// Called about once per second while memory is short, to give the system back what was freed and
+    /// the allocator still keeps: until that is done memory stays short. It should take
+    /// milliseconds at most. Default `None`.
+    pub reclaim: Option<fn()>,
     /// How long a connection may be open without a lease: an open stream (except ping and identify),
     /// a tag, a protection, or [`Connection::lease`](crate::Connection::lease). `None` for ever.
     /// Default 60 s (own choice; rust-libp2p closes after 10 s, go-libp2p only trims).
@@ -108,6 +112,7 @@ impl Default for Config {
             yamux: yamux::Config::default(),
             limits: Limits::default(),
             memory: None,
+            reclaim: None,
             idle_timeout: Some(Duration::from_secs(60)),
             gater: None,
             stage_timeout: Duration::from_secs(10),

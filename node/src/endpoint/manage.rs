@@ -331,6 +331,12 @@ impl Shared {
                 return Some(watch.unread(short));
             }
         };
+        if step.reclaim {
+            self.transports.drop_spare_buffers();
+            if let Some(reclaim) = self.config.reclaim {
+                reclaim();
+            }
+        }
         let mut ledger = self.manager.ledger.lock();
         ledger.set_memory_short(step.short);
         if step.free == 0 {
