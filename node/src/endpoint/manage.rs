@@ -121,6 +121,21 @@ impl Endpoint {
         self.shared().manager.buffers().used()
     }
 
+    /// Waits until another connection to its peer is to be used instead; for ever if this one is not
+    /// in the table any more. Does not hold the endpoint.
+    pub(crate) fn replaced(
+        &self,
+        connection: &Connection,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let control = self.shared().control(connection);
+        async move {
+            match control {
+                Some(control) => control.replaced().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(crate) fn downgrade(&self) -> WeakEndpoint {
         WeakEndpoint(Arc::downgrade(&self.0))
     }

@@ -28,6 +28,9 @@ const CAP: Duration = Duration::from_secs(60);
 /// that closes at once is not dialled in a loop.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// Between looks at which connection is to be used.
+const MOMENT: Duration = Duration::from_millis(20);
+
 /// How long to wait before the next attempt. Reads no clock and draws no random number.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
@@ -172,7 +175,7 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
                 drop(endpoint);
                 state.send_replace(KeptState::Connected { peer });
                 let began = now();
-                let reason = stay(connection).await;
+                let reason = stay(&owner, connection).await;
                 if now().saturating_duration_since(began) >= STABLE {
                     backoff.reset();
                     continue;
@@ -192,12 +195,36 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
     }
 }
 
-/// Holds a connection at both ends until it ends.
-async fn stay(connection: Connection) -> CloseReason {
-    let _lease = connection.lease("kept");
-    // A peer without the protocol closes when it sees fit; then it is dialled again.
-    let _held: Option<Stream> = hold::open(&connection).await.ok();
-    connection.closed().await
+/// Holds a connection at both ends until it ends. If another one to the peer takes its place it is
+/// let go, so that it can end, and the other one is held.
+async fn stay(owner: &WeakEndpoint, mut connection: Connection) -> CloseReason {
+    loop {
+        let replaced = owner
+            .upgrade()
+            .map(|endpoint| endpoint.replaced(&connection));
+        let held = async {
+            let _lease = connection.lease("kept");
+            // A peer without the protocol closes when it sees fit; then it is dialled again.
+            let _held: Option<Stream> = hold::open(&connection).await.ok();
+            connection.closed().await
+        };
+        let Some(replaced) = replaced else {
+            return held.await;
+        };
+        tokio::select! {
+            reason = held => return reason,
+            () = replaced => {}
+        }
+        let peer = connection.peer_id();
+        let other = owner
+            .upgrade()
+            .and_then(|endpoint| endpoint.connection(&peer));
+        match other {
+            Some(other) if !other.is_same(&connection) => connection = other,
+            // The other one has ended meanwhile, which the table learns in a moment.
+            _ => tokio::time::sleep(MOMENT).await,
+        }
+    }
 }
 
 #[cfg(test)]
