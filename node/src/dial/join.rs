@@ -40,15 +40,31 @@ impl Drop for Joined {
     }
 }
 
+/// How a call comes to its connection.
+#[derive(Debug)]
+enum Way {
+    /// There is one.
+    Open(Connection),
+    /// Another call's dial.
+    Joined(Arc<Joined>),
+    /// A new dial.
+    Own(Arc<Joined>),
+}
+
 impl Shared {
-    /// Connects to a peer by the dial that is under way, or by a new one. Cancel-safe.
+    /// Connects to a peer by the connection there is, by the dial that is under way, or by a new
+    /// one. Cancel-safe.
     pub(crate) async fn join_dial(
         self: &Arc<Self>,
         peer: PeerId,
         target: DialTarget,
     ) -> Result<Connection, DialError> {
         loop {
-            let (joined, own) = self.joined(peer, &target);
+            let (joined, own) = match self.way(peer, &target) {
+                Way::Open(connection) => return Ok(connection),
+                Way::Joined(joined) => (joined, false),
+                Way::Own(joined) => (joined, true),
+            };
             let mut outcome = joined.outcome.clone();
             let result = match outcome.wait_for(Option::is_some).await {
                 Ok(result) => result.clone(),
@@ -77,14 +93,19 @@ impl Shared {
         }
     }
 
-    fn joined(self: &Arc<Self>, peer: PeerId, target: &DialTarget) -> (Arc<Joined>, bool) {
+    fn way(self: &Arc<Self>, peer: PeerId, target: &DialTarget) -> Way {
         let joins = &self.dialer.joins;
         let mut dials = joins.dials.lock();
         if let Some(joined) = dials.get(&peer).and_then(Weak::upgrade)
             && joined.outcome.borrow().is_none()
             && joined.outcome.has_changed().is_ok()
         {
-            return (joined, false);
+            return Way::Joined(joined);
+        }
+        // A dial has an outcome only when its connection is in the table. So the place to look for that
+        // is here: the caller may have looked before, and for the dial afterwards.
+        if let Some(open) = self.pooled(&peer) {
+            return Way::Open(open);
         }
         // Calls that were dropped leave their entry behind.
         if dials.len() >= 64 && dials.len().is_power_of_two() {
@@ -104,6 +125,28 @@ impl Shared {
             task: task.abort_handle(),
         });
         dials.insert(peer, Arc::downgrade(&joined));
-        (joined, true)
+        Way::Own(joined)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use barewire_base::Keypair;
+
+    use crate::Endpoint;
+
+    #[tokio::test]
+    async fn a_connection_made_since_the_caller_looked_is_used() {
+        let [one, other] = [(); 2].map(|()| Endpoint::builder(Keypair::generate(&mut rand::rng())));
+        let (one, other) = (one.bind().await.unwrap(), other.bind().await.unwrap());
+        let bound = other.listen("/memory/0".parse().unwrap()).await.unwrap();
+        let addr = bound.with_peer(other.peer_id()).unwrap();
+        let first = one.connect(addr.clone()).await.unwrap();
+        // As a call that saw no connection a moment ago, and finds no dial any more.
+        let peer = other.peer_id();
+        let second = one.shared().join_dial(peer, addr.into()).await.unwrap();
+        assert!(second.is_same(&first));
+        assert_eq!(one.connections().len(), 1);
     }
 }

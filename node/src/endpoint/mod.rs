@@ -234,7 +234,7 @@ impl Endpoint {
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 
@@ -301,14 +301,10 @@ impl Endpoint {
         let Some(peer) = target.peer()? else {
             return self.shared().dial(&target).await;
         };
-        match self.connection(&peer) {
-            Some(open) if !self.shared().stop.is_cancelled() => {
-                // An idle one gets its whole time again, so that it is still there when it is used.
-                drop(open.lease("connect"));
-                Ok(open)
-            }
-            _ => self.shared().join_dial(peer, target).await,
+        if let Some(open) = self.shared().pooled(&peer) {
+            return Ok(open);
         }
+        self.shared().join_dial(peer, target).await
     }
 
     /// As [`connect`](Self::connect), but always a new connection, beside those that are open.
@@ -330,8 +326,7 @@ impl Endpoint {
     /// The connection to use for new streams to a peer, if there is one.
     #[must_use]
     pub fn connection(&self, peer: &PeerId) -> Option<Connection> {
-        let alive = |connection: &Connection| connection.close_reason().is_none();
-        self.shared().table.lock().preferred(peer, alive)
+        self.shared().connection(peer)
     }
 
     /// All connections, the oldest first.
@@ -400,6 +395,20 @@ impl Endpoint {
 }
 
 impl Shared {
+    fn connection(&self, peer: &PeerId) -> Option<Connection> {
+        let alive = |connection: &Connection| connection.close_reason().is_none();
+        self.table.lock().preferred(peer, alive)
+    }
+
+    /// The connection to a peer that everybody uses, while new ones are made at all. An idle one
+    /// gets its whole time again, so that it is still there when it is used.
+    pub(crate) fn pooled(&self, peer: &PeerId) -> Option<Connection> {
+        let open = self.connection(peer);
+        let open = open.filter(|_| !self.stop.is_cancelled())?;
+        drop(open.lease("connect"));
+        Some(open)
+    }
+
     fn publish_counts(&self, (connections, peers): (usize, usize)) {
         self.state.send_modify(|state| {
             state.connections = connections;
