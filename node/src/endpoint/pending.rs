@@ -6,6 +6,8 @@
 
 use std::{collections::VecDeque, net::IpAddr};
 
+use crate::manager::Network;
+
 /// Names one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SlotId(u64);
@@ -23,8 +25,8 @@ pub(super) struct Pending<T> {
 #[derive(Debug)]
 struct Slot<T> {
     id: SlotId,
-    /// `None` for addresses that the limit per address does not count: loopback and memory.
-    ip: Option<IpAddr>,
+    /// `None` for addresses that the limit per network does not count: loopback and memory.
+    network: Option<Network>,
     work: Option<T>,
 }
 
@@ -41,12 +43,11 @@ impl<T> Pending<T> {
     /// Takes a slot for a connection from `ip`. The returned work, if any, lost its slot and must
     /// be dropped by the caller.
     pub(super) fn admit(&mut self, ip: Option<IpAddr>) -> (SlotId, Option<T>) {
-        let ip = ip
-            .map(|ip| ip.to_canonical())
-            .filter(|ip| !ip.is_loopback());
+        let network = ip.map(Network::of).filter(|network| !network.is_loopback());
+        let of_network = |slot: &&Slot<T>| network.is_some() && slot.network == network;
         let mut dropped = None;
-        if ip.is_some() && self.slots.iter().filter(|slot| slot.ip == ip).count() >= self.per_ip {
-            if let Some(oldest) = self.slots.iter().position(|slot| slot.ip == ip) {
+        if self.slots.iter().filter(of_network).count() >= self.per_ip {
+            if let Some(oldest) = self.slots.iter().position(|slot| of_network(&slot)) {
                 dropped = self.slots.remove(oldest);
             }
         } else if self.slots.len() >= self.limit {
@@ -54,7 +55,11 @@ impl<T> Pending<T> {
         }
         let id = SlotId(self.next);
         self.next += 1;
-        self.slots.push_back(Slot { id, ip, work: None });
+        self.slots.push_back(Slot {
+            id,
+            network,
+            work: None,
+        });
         (id, dropped.and_then(|slot| slot.work))
     }
 
@@ -128,6 +133,18 @@ mod tests {
         assert_eq!(admit(&mut pending, ip("192.0.2.9"), 8), Some(0));
         // The same host behind a v4-mapped address.
         assert_eq!(admit(&mut pending, ip("::ffff:192.0.2.9"), 9), Some(1));
+        assert_eq!(pending.len(), 9);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_customer_are_limited_together() {
+        let mut pending = Pending::new(64, 8);
+        assert_eq!(admit(&mut pending, ip("2001:db8:0:100::1"), 1_000), None);
+        for n in 0..40 {
+            let from = ip(&format!("2001:db8:0:{n:x}::{n:x}"));
+            let dropped = (n >= 8).then(|| n - 8);
+            assert_eq!(admit(&mut pending, from, n), dropped, "{from:?}");
+        }
         assert_eq!(pending.len(), 9);
     }
 

@@ -32,7 +32,7 @@ impl Network {
         })
     }
 
-    fn is_loopback(self) -> bool {
+    pub(crate) fn is_loopback(self) -> bool {
         // The /56 of ::1 is ::; nothing else lives there.
         self.0.is_loopback() || self.0.is_unspecified()
     }
