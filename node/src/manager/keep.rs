@@ -58,17 +58,33 @@ impl Backoff {
         if exact < cap {
             self.exponent += 1;
         }
-        let random = if random.is_nan() {
-            0.0
-        } else {
-            random.clamp(0.0, 1.0)
-        };
-        exact.min(cap).mul_f64(1.0 - random / 2.0)
+        exact.min(cap).mul_f64(1.0 - share(random) / 2.0)
+    }
+
+    /// A connection has ended that lived this long. Returns the delay before the next attempt. If it
+    /// lived for 10 s the outage before it is over, and the delay is up to 250 ms by `random` (0 to
+    /// 1): many nodes may have lost the same peer at the same moment. Else it counts as
+    /// [`failed`](Self::failed).
+    pub fn ended(&mut self, now: Instant, lived: Duration, random: f64) -> Duration {
+        if lived < STABLE {
+            return self.failed(now, random);
+        }
+        self.reset();
+        FIRST.mul_f64(share(random))
     }
 
     /// The outage is over.
     pub fn reset(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// From 0 to 1, whatever it was.
+fn share(random: f64) -> f64 {
+    if random.is_nan() {
+        0.0
+    } else {
+        random.clamp(0.0, 1.0)
     }
 }
 
@@ -92,7 +108,7 @@ pub enum KeptState {
         until: Instant,
         /// Attempts that failed in a row.
         attempt: u32,
-        /// Why the last one failed.
+        /// Why the last one failed, or the connection ended.
         error: KeptError,
     },
     /// The endpoint is gone or shuts down; nothing more happens.
@@ -109,6 +125,9 @@ pub enum KeptError {
     /// The connection ended soon after it was made.
     #[error("the connection did not last: {0}")]
     ShortLived(CloseReason),
+    /// The connection ended.
+    #[error("the connection ended: {0}")]
+    Ended(CloseReason),
 }
 
 /// A peer that is reconnected to whenever the connection is lost, until this is dropped; made by
@@ -163,7 +182,7 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
     while let Some(endpoint) = owner.upgrade() {
         let attempt = backoff.attempt() + 1;
         state.send_replace(KeptState::Connecting { attempt });
-        let error = match endpoint.connect(addrs.clone()).await {
+        let (delay, error) = match endpoint.connect(addrs.clone()).await {
             Ok(connection) => {
                 let peer = connection.peer_id();
                 // From now on nobody else will do, whoever listens there.
@@ -176,16 +195,21 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
                 state.send_replace(KeptState::Connected { peer });
                 let began = now();
                 let reason = stay(&owner, connection).await;
-                if now().saturating_duration_since(began) >= STABLE {
-                    backoff.reset();
-                    continue;
-                }
-                KeptError::ShortLived(reason)
+                let now = now();
+                let lived = now.saturating_duration_since(began);
+                let error = if lived < STABLE {
+                    KeptError::ShortLived(reason)
+                } else {
+                    KeptError::Ended(reason)
+                };
+                (backoff.ended(now, lived, rand::random()), error)
             }
             Err(DialError::ShuttingDown) => return,
-            Err(error) => KeptError::Dial(Arc::new(error)),
+            Err(error) => {
+                let delay = backoff.failed(now(), rand::random());
+                (delay, KeptError::Dial(Arc::new(error)))
+            }
         };
-        let delay = backoff.failed(now(), rand::random());
         state.send_replace(KeptState::Backoff {
             until: now() + delay,
             attempt: backoff.attempt(),
@@ -251,6 +275,20 @@ mod tests {
         assert!(delays.contains(&4_000) && delays.contains(&32_000));
         backoff.reset();
         assert_eq!(backoff.failed(now, 0.0), FIRST);
+    }
+
+    #[test]
+    fn those_who_lose_a_peer_together_do_not_come_back_together() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        backoff.failed(now, 0.0);
+        for (random, delay) in [(0.0, 0), (0.5, 125), (1.0, 250), (7.0, 250)] {
+            let after = backoff.ended(now, STABLE, random);
+            assert_eq!((after.as_millis(), backoff.attempt()), (delay, 0));
+        }
+        // One that did not last is a failed attempt.
+        let after = backoff.ended(now, STABLE - Duration::from_millis(1), 0.0);
+        assert_eq!((after, backoff.attempt()), (FIRST, 1));
     }
 
     #[test]
