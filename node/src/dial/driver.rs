@@ -91,6 +91,8 @@ struct Dial<'a> {
     shared: &'a Arc<Shared>,
     target: &'a DialTarget,
     expected: Option<PeerId>,
+    /// A connection to the peer that was dialled before will do.
+    pooled: bool,
     began: Instant,
     places: Places<'a>,
     attempts: JoinSet<Attempted>,
@@ -99,10 +101,12 @@ struct Dial<'a> {
 }
 
 impl Shared {
-    /// Connects to a target, always anew.
+    /// Connects to a target anew. With `pooled`, a connection to the peer that was dialled before
+    /// and turns out to be there is returned in place of the new one.
     pub(crate) async fn dial(
         self: &Arc<Self>,
         target: &DialTarget,
+        pooled: bool,
     ) -> Result<Connection, DialError> {
         if self.stop.is_cancelled() {
             return Err(DialError::ShuttingDown);
@@ -129,6 +133,7 @@ impl Shared {
             shared: self,
             target,
             expected,
+            pooled,
             began: Instant::now(),
             places: Places {
                 dialer: &self.dialer,
@@ -319,7 +324,7 @@ impl Dial<'_> {
     fn ended(&mut self, (id, addr, took, result): Attempted) -> Option<Connection> {
         let error = match result {
             Ok((connection, inbound)) => match self.establish(&addr, &connection, inbound) {
-                Ok(()) => {
+                Ok(connection) => {
                     self.shared.metrics.handshake(&connection, took);
                     self.shared.metrics.dialled(&addr, None);
                     self.won(id, &addr, &connection);
@@ -345,14 +350,16 @@ impl Dial<'_> {
         addr: &Multiaddr,
         connection: &Connection,
         inbound: InboundStreams,
-    ) -> Result<(), DialError> {
+    ) -> Result<Connection, DialError> {
         let addr = addr.clone();
         if connection.peer_id() == self.shared.peer_id {
             connection.close(codes::CONNECTION_NORMAL);
             return Err(DialError::OwnAddress(addr));
         }
-        match self.shared.establish(connection, inbound, None) {
-            Ok(()) => Ok(()),
+        let shared = self.shared;
+        match shared.establish(connection, inbound, None, self.pooled) {
+            Ok(()) => Ok(connection.clone()),
+            Err(NotEstablished::Known(open)) => Ok(open),
             Err(NotEstablished::Gated(Gated(why))) => Err(DialError::Gated { addr, why }),
             Err(NotEstablished::Limit(limit)) => Err(DialError::Limit { addr, limit }),
         }

@@ -1,4 +1,4 @@
-//! Concurrent calls that want the same peer share one dial.
+//! Concurrent calls that want the same peer, or whoever is at the same addresses, share one dial.
 
 use std::{
     collections::HashMap,
@@ -18,10 +18,18 @@ use crate::{endpoint::Shared, error::DialError};
 
 type Outcome = Option<Result<Connection, DialError>>;
 
+/// What calls that share a dial have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Whom {
+    Peer(PeerId),
+    /// Whoever is at one of these addresses.
+    At(Vec<Multiaddr>),
+}
+
 /// The dials that calls share now.
 #[derive(Debug, Default)]
 pub(super) struct Joins {
-    dials: Mutex<HashMap<PeerId, Weak<Joined>>>,
+    dials: Mutex<HashMap<Whom, Weak<Joined>>>,
     next: AtomicU64,
 }
 
@@ -56,11 +64,11 @@ impl Shared {
     /// one. Cancel-safe.
     pub(crate) async fn join_dial(
         self: &Arc<Self>,
-        peer: PeerId,
+        whom: &Whom,
         target: DialTarget,
     ) -> Result<Connection, DialError> {
         loop {
-            let (joined, own) = match self.way(peer, &target) {
+            let (joined, own) = match self.way(whom, &target) {
                 Way::Open(connection) => return Ok(connection),
                 Way::Joined(joined) => (joined, false),
                 Way::Own(joined) => (joined, true),
@@ -73,7 +81,7 @@ impl Shared {
             let new = |addr: &Multiaddr| !joined.addrs.contains(addr);
             // A dial that did not know all these addresses is not the last word.
             let again = !own && target.addrs.iter().any(new);
-            self.leave(peer, joined.number);
+            self.leave(whom, joined.number);
             match result {
                 Some(Err(_)) if again && !self.stop.is_cancelled() => {}
                 Some(result) => return result,
@@ -83,20 +91,20 @@ impl Shared {
     }
 
     /// Forgets a dial that has ended.
-    fn leave(&self, peer: PeerId, number: u64) {
+    fn leave(&self, whom: &Whom, number: u64) {
         let mut dials = self.dialer.joins.dials.lock();
         let ended = dials
-            .get(&peer)
+            .get(whom)
             .is_some_and(|dial| dial.upgrade().is_none_or(|joined| joined.number == number));
         if ended {
-            dials.remove(&peer);
+            dials.remove(whom);
         }
     }
 
-    fn way(self: &Arc<Self>, peer: PeerId, target: &DialTarget) -> Way {
+    fn way(self: &Arc<Self>, whom: &Whom, target: &DialTarget) -> Way {
         let joins = &self.dialer.joins;
         let mut dials = joins.dials.lock();
-        if let Some(joined) = dials.get(&peer).and_then(Weak::upgrade)
+        if let Some(joined) = dials.get(whom).and_then(Weak::upgrade)
             && joined.outcome.borrow().is_none()
             && joined.outcome.has_changed().is_ok()
         {
@@ -104,7 +112,9 @@ impl Shared {
         }
         // A dial has an outcome only when its connection is in the table. So the place to look for that
         // is here: the caller may have looked before, and for the dial afterwards.
-        if let Some(open) = self.pooled(&peer) {
+        if let Whom::Peer(peer) = whom
+            && let Some(open) = self.pooled(peer)
+        {
             return Way::Open(open);
         }
         // Calls that were dropped leave their entry behind.
@@ -115,7 +125,7 @@ impl Shared {
         let (shared, target) = (Arc::clone(self), target.clone());
         let addrs = target.addrs.clone();
         let task = self.tasks.spawn(async move {
-            let result = shared.dial(&target).await;
+            let result = shared.dial(&target, true).await;
             sender.send_replace(Some(result));
         });
         let joined = Arc::new(Joined {
@@ -124,7 +134,7 @@ impl Shared {
             outcome,
             task: task.abort_handle(),
         });
-        dials.insert(peer, Arc::downgrade(&joined));
+        dials.insert(whom.clone(), Arc::downgrade(&joined));
         Way::Own(joined)
     }
 }
@@ -144,8 +154,8 @@ mod tests {
         let addr = bound.with_peer(other.peer_id()).unwrap();
         let first = one.connect(addr.clone()).await.unwrap();
         // As a call that saw no connection a moment ago, and finds no dial any more.
-        let peer = other.peer_id();
-        let second = one.shared().join_dial(peer, addr.into()).await.unwrap();
+        let whom = super::Whom::Peer(other.peer_id());
+        let second = one.shared().join_dial(&whom, addr.into()).await.unwrap();
         assert!(second.is_same(&first));
         assert_eq!(one.connections().len(), 1);
     }

@@ -183,7 +183,7 @@ async fn upgrade(
         Ok((connection, inbound)) => {
             shared.metrics.handshake(&connection, begun.elapsed());
             // It is told why it is refused.
-            let _ = shared.establish(&connection, inbound, Some(visit));
+            let _ = shared.establish(&connection, inbound, Some(visit), false);
         }
         Err(UpgradeError::Refused(reason)) => {
             shared.refused(&remote, None, Incident::Gated, reason);

@@ -36,6 +36,8 @@ const CONNECTION_COST: u64 = 25 * 1024;
 pub(crate) enum NotEstablished {
     Gated(Gated),
     Limit(Refusal),
+    /// There is this one to use.
+    Known(Connection),
 }
 
 impl Endpoint {
@@ -158,12 +160,13 @@ impl Endpoint {
 
 impl Shared {
     /// Puts a ready connection into the table and starts its task. A connection that is not wanted
-    /// is closed, and told why.
+    /// is closed, and told why. With `pooled`, so is one to a peer that has been dialled already.
     pub(crate) fn establish(
         self: &Arc<Self>,
         connection: &Connection,
         inbound: InboundStreams,
         visit: Option<Visit>,
+        pooled: bool,
     ) -> Result<(), NotEstablished> {
         if let Err(Gated(why)) = self.manager.after_mux(connection) {
             let reason = LocalReason::Gated(why);
@@ -181,7 +184,13 @@ impl Shared {
         let control = Arc::new(LinkControl::default());
         self.trim(1);
         let entered = {
+            // What is in the table changes only under this lock.
             let mut ledger = self.manager.ledger.lock();
+            if pooled && let Some(open) = self.dialled_before(&peer) {
+                drop(ledger);
+                self.close_unentered(connection, LocalReason::Superseded);
+                return Err(NotEstablished::Known(open));
+            }
             let entered = ledger.enter(now(), id, entry);
             // Under the lock, so that no tag is given or taken back in between.
             entered.map(|()| {
