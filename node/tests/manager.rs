@@ -266,6 +266,8 @@ async fn one_peer_has_a_share_of_its_own() {
     let (reason, _) = ended(&three, Instant::now()).await;
     assert_eq!(reason, CloseReason::Remote(0x1001));
     assert_eq!(router.endpoint().incidents(Incident::PeerLimit), 1);
+    let name = Refusal::PerPeer.name();
+    assert_eq!(closes(router.endpoint(), Party::Us, name), 1);
     assert_eq!(router.endpoint().connections().len(), 2);
 }
 

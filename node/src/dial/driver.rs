@@ -353,7 +353,8 @@ impl Dial<'_> {
     ) -> Result<Connection, DialError> {
         let addr = addr.clone();
         if connection.peer_id() == self.shared.peer_id {
-            connection.close(codes::CONNECTION_NORMAL);
+            self.shared
+                .close_unentered(connection, codes::CONNECTION_NORMAL);
             return Err(DialError::OwnAddress(addr));
         }
         let shared = self.shared;

@@ -178,7 +178,7 @@ async fn upgrade(
     dropped.armed = false;
     match upgraded {
         Ok((connection, _)) if connection.peer_id() == shared.peer_id => {
-            connection.close(codes::CONNECTION_NORMAL);
+            shared.close_unentered(&connection, codes::CONNECTION_NORMAL);
         }
         Ok((connection, inbound)) => {
             shared.metrics.handshake(&connection, begun.elapsed());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use barewire_base::{Fault, Multiaddr, PeerId};
-use barewire_transport::{Connection, InboundStreams, LocalReason, Role, Stream};
+use barewire_transport::{CloseReason, Connection, InboundStreams, LocalReason, Role, Stream};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::Instrument as _;
 
@@ -110,7 +110,8 @@ impl Endpoint {
         had
     }
 
-    /// How many connections have ended, by who ended them and why.
+    /// How many connections have ended, by who ended them and why. Those that were turned away as
+    /// soon as they were ready count too.
     #[must_use]
     pub fn closes(&self) -> Vec<CloseCount> {
         self.shared().manager.closes()
@@ -249,9 +250,16 @@ impl Shared {
     }
 
     fn turn_away(&self, connection: &Connection, kind: Incident, reason: LocalReason) {
-        connection.close(reason.clone());
+        self.close_unentered(connection, reason.clone());
         let remote = &connection.info().remote_addr;
         self.refused(remote, Some(connection.peer_id()), kind, reason);
+    }
+
+    /// Closes a connection that is ready and does not enter the table.
+    pub(crate) fn close_unentered(&self, connection: &Connection, reason: impl Into<LocalReason>) {
+        let reason = reason.into();
+        connection.close(reason.clone());
+        self.manager.closed(&CloseReason::Local(reason));
     }
 
     /// Counts, logs and tells a refusal.

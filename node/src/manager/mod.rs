@@ -122,6 +122,11 @@ impl Manager {
     /// A connection has ended.
     pub(crate) fn ended(&self, id: u64, reason: &CloseReason) {
         self.ledger.lock().remove(id);
+        self.closed(reason);
+    }
+
+    /// Counts the end of a connection, also of one that was ready and never entered.
+    pub(crate) fn closed(&self, reason: &CloseReason) {
         let mut closes = self.closes.lock();
         *closes.entry((reason.who(), reason.why())).or_default() += 1;
     }
