@@ -26,7 +26,7 @@ use crate::{
     endpoint::{NotEstablished, Shared, sleep_until},
     error::DialError,
     incidents::Incident,
-    manager::Gated,
+    manager::{Dialling, Gated},
 };
 
 /// What all dials of an endpoint share.
@@ -273,10 +273,13 @@ impl Dial<'_> {
     }
 
     fn start(&mut self, id: usize, addr: Multiaddr) {
-        if let Err(error) = self.before(&addr) {
-            self.failed(id, &addr, error);
-            return;
-        }
+        let dialling = match self.before(&addr) {
+            Ok(dialling) => dialling,
+            Err(error) => {
+                self.failed(id, &addr, error);
+                return;
+            }
+        };
         self.tell(&addr, || DialStep::Started);
         self.shared.dialer.counters.count(&addr, Count::Attempt);
         let config = &self.shared.dialer.config;
@@ -290,8 +293,10 @@ impl Dial<'_> {
             tracing::debug_span!("dial", %addr, peer = expected.map(tracing::field::display));
         let attempt = async move {
             let begun = tokio::time::Instant::now();
-            let dialling = transports.dial(&addr, expected);
-            let result = match tokio::time::timeout(limit, dialling).await {
+            // The connection counts by itself.
+            let _dialling = dialling;
+            let connecting = transports.dial(&addr, expected);
+            let result = match tokio::time::timeout(limit, connecting).await {
                 Ok(result) => result.map_err(|error| DialError::new(&addr, error)),
                 Err(_) => Err(DialError::Transport(TransportError::Timeout(addr.clone()))),
             };
@@ -300,7 +305,8 @@ impl Dial<'_> {
         self.attempts.spawn(attempt.instrument(span));
     }
 
-    fn before(&self, addr: &Multiaddr) -> Result<(), DialError> {
+    /// Whether to dial it at all; counts it until the answer is dropped.
+    fn before(&self, addr: &Multiaddr) -> Result<Option<Dialling>, DialError> {
         let shared = self.shared;
         let own = {
             let state = shared.state.borrow();
@@ -318,7 +324,11 @@ impl Dial<'_> {
                 shared.refused(addr, self.expected, Incident::Gated, reason);
                 let addr = addr.clone();
                 DialError::Gated { addr, why }
-            })
+            })?;
+        shared.manager.dialling(addr).map_err(|limit| {
+            let addr = addr.clone();
+            DialError::Limit { addr, limit }
+        })
     }
 
     fn ended(&mut self, (id, addr, took, result): Attempted) -> Option<Connection> {

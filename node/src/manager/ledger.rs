@@ -140,6 +140,8 @@ pub struct Ledger {
     live: usize,
     inbound: usize,
     descriptors: usize,
+    /// Dials that take a descriptor.
+    dialling: usize,
     last_trim: Option<Instant>,
     memory_short: bool,
 }
@@ -157,6 +159,7 @@ impl Ledger {
             live: 0,
             inbound: 0,
             descriptors: 0,
+            dialling: 0,
             last_trim: None,
             memory_short: false,
         }
@@ -257,12 +260,38 @@ impl Ledger {
         if entry.inbound && !privileged && self.inbound >= limits.max_inbound {
             return Err(Refusal::Inbound);
         }
-        let handshakes = limits.max_pending_inbound;
-        if entry.descriptor && self.descriptors >= limits.max_descriptors.saturating_sub(handshakes)
-        {
+        if entry.descriptor {
+            self.check_descriptor()?;
+        }
+        Ok(())
+    }
+
+    /// Whether one more descriptor fits beside those that inbound handshakes may take.
+    fn check_descriptor(&self) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        let room = limits
+            .max_descriptors
+            .saturating_sub(limits.max_pending_inbound);
+        if self.descriptors + self.dialling >= room {
             return Err(Refusal::Descriptors);
         }
         Ok(())
+    }
+
+    /// A dial that takes a descriptor begins. Counted until [`end_dial`](Self::end_dial), which has to
+    /// come before its connection is entered.
+    ///
+    /// # Errors
+    /// No descriptor is left for it.
+    pub fn begin_dial(&mut self) -> Result<(), Refusal> {
+        self.check_descriptor()?;
+        self.dialling += 1;
+        Ok(())
+    }
+
+    /// A dial is over.
+    pub fn end_dial(&mut self) {
+        self.dialling = self.dialling.saturating_sub(1);
     }
 
     /// Enters a connection under a number not used before.

@@ -40,7 +40,7 @@ pub use self::{
     memory::{MemoryWatch, Step},
     source::{MemorySource, MemoryUse},
 };
-pub(crate) use self::{keep::keep, source::SystemMemory};
+pub(crate) use self::{keep::keep, limits::max_dials, source::SystemMemory};
 
 /// Budgets of peers kept beyond the connections there are, before unused ones are dropped.
 const SPARE_BUDGETS: usize = 64;
@@ -119,6 +119,18 @@ impl Manager {
         })
     }
 
+    /// Counts a dial of `addr` for as long as the answer lives, if it takes a descriptor.
+    pub(crate) fn dialling(
+        self: &Arc<Self>,
+        addr: &Multiaddr,
+    ) -> Result<Option<Dialling>, Refusal> {
+        if !takes_descriptor(addr) {
+            return Ok(None);
+        }
+        self.ledger.lock().begin_dial()?;
+        Ok(Some(Dialling(Arc::clone(self))))
+    }
+
     /// A connection has ended.
     pub(crate) fn ended(&self, id: u64, reason: &CloseReason) {
         self.ledger.lock().remove(id);
@@ -192,6 +204,16 @@ impl Drop for Visit {
         if let Some(network) = self.network {
             self.manager.ledger.lock().leave(network);
         }
+    }
+}
+
+/// A dial under way that takes a descriptor.
+#[derive(Debug)]
+pub(crate) struct Dialling(Arc<Manager>);
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.0.ledger.lock().end_dial();
     }
 }
 
