@@ -104,6 +104,12 @@ impl Budget {
         self.node.limit
     }
 
+    /// Whether anybody else holds this budget: a clone, a budget below it, or a reservation.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.node) > 1
+    }
+
     /// Bytes that could be reserved now: the least of what is left here and in every ancestor.
     #[must_use]
     pub fn available(&self) -> usize {
@@ -236,6 +242,19 @@ mod tests {
         drop(sibling);
         drop(held);
         assert_eq!((root.used(), peer.used(), stream.used()), (0, 0, 0));
+    }
+
+    #[test]
+    fn whoever_can_still_charge_a_budget_shares_it() {
+        let budget = Budget::root(10);
+        assert!(!budget.is_shared());
+        let held = budget.child(1).try_reserve(0).unwrap();
+        assert!(budget.is_shared());
+        drop(held);
+        let clone = budget.clone();
+        assert!(budget.is_shared());
+        drop(clone);
+        assert!(!budget.is_shared());
     }
 
     #[test]

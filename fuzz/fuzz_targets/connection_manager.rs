@@ -62,6 +62,7 @@ enum Op {
     Observe {
         used: u32,
         limit: u32,
+        closable: u32,
     },
     Fail(u8),
 }
@@ -206,10 +207,15 @@ fn run(input: &Input) -> Vec<u64> {
                 ledger.set_memory_short(short);
                 assert_eq!(ledger.visit(now, None).is_err(), short);
             }
-            Op::Observe { used, limit } => {
-                let step = watch.observe(now, used.into(), limit.into());
+            Op::Observe {
+                used,
+                limit,
+                closable,
+            } => {
+                let step = watch.observe(now, used.into(), limit.into(), || closable.into());
                 assert!(step.free <= u64::from(used));
                 assert!(step.free == 0 || step.short);
+                assert!(!step.short || !step.helpless);
                 watch.freed(now, step.free);
                 decided.push(step.free);
             }

@@ -8,7 +8,7 @@ use barewire_transport::{MuxerKind, pnet::Psk, quic::QuicConfig, tcp::TcpConfig,
 use crate::{
     addresses::ObservedConfig,
     dial::{DialConfig, DnsConfig},
-    manager::{ConnectionGater, Limits, Machine},
+    manager::{ConnectionGater, Limits, Machine, MemorySource},
     peer_book::PeerBookConfig,
 };
 
@@ -58,6 +58,13 @@ pub struct Config {
     pub yamux: yamux::Config,
     /// Limits on connections and memory, derived from the machine.
     pub limits: Limits,
+    /// Where the use of memory is read. Default `None`: from the control group of the process, and its
+    /// resident memory if [`Limits::max_resident`] is set.
+    pub memory: Option<Arc<dyn MemorySource>>,
+    /// Called about once per second while memory is short, to give the system back what was freed and
+    /// the allocator still keeps: until that is done memory stays short. It should take
+    /// milliseconds at most. Default `None`.
+    pub reclaim: Option<fn()>,
     /// How long a connection may be open without a lease: an open stream (except ping and identify),
     /// a tag, a protection, or [`Connection::lease`](crate::Connection::lease). `None` for ever.
     /// Default 60 s (own choice; rust-libp2p closes after 10 s, go-libp2p only trims).
@@ -104,6 +111,8 @@ impl Default for Config {
             muxer: MuxerKind::default(),
             yamux: yamux::Config::default(),
             limits: Limits::default(),
+            memory: None,
+            reclaim: None,
             idle_timeout: Some(Duration::from_secs(60)),
             gater: None,
             stage_timeout: Duration::from_secs(10),

@@ -505,3 +505,33 @@ async fn a_full_table_takes_no_more_connections() {
     assert_eq!(error, DialError::Limit { addr: a, limit });
     assert_eq!(error.fault(), Fault::Limit);
 }
+
+#[tokio::test]
+async fn calls_without_an_id_share_one_connection_too() {
+    let (router, addr) = node().await;
+    let other_addr = listen(router.endpoint(), "/ip4/127.0.0.1/tcp/0").await;
+    let (addr, other_addr) = (addr.without_peer(), other_addr.without_peer());
+    let client = endpoint(quick()).await;
+    // At once: the same address shares a dial, another one of the same node turns out to be it.
+    let (one, two, three) = tokio::join!(
+        client.connect(addr.clone()),
+        client.connect(addr.clone()),
+        client.connect(other_addr)
+    );
+    let (one, two, three) = (one.unwrap(), two.unwrap(), three.unwrap());
+    assert!(one.is_same(&two) && one.is_same(&three));
+    let dials = client.dial_stats().transports;
+    let attempts: u64 = dials.iter().map(|transport| transport.attempts).sum();
+    assert_eq!(attempts, 2);
+    // One after another.
+    let again = client.connect(addr.clone()).await.unwrap();
+    assert!(again.is_same(&one));
+    assert_eq!(client.connections().len(), 1);
+    eventually("one connection", || {
+        router.endpoint().connections().len() == 1
+    })
+    .await;
+    ping::ping(&one, SOON).await.unwrap();
+    // Who asks for a new one gets it.
+    assert!(!client.dial(addr).await.unwrap().is_same(&one));
+}

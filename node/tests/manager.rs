@@ -266,6 +266,8 @@ async fn one_peer_has_a_share_of_its_own() {
     let (reason, _) = ended(&three, Instant::now()).await;
     assert_eq!(reason, CloseReason::Remote(0x1001));
     assert_eq!(router.endpoint().incidents(Incident::PeerLimit), 1);
+    let name = Refusal::PerPeer.name();
+    assert_eq!(closes(router.endpoint(), Party::Us, name), 1);
     assert_eq!(router.endpoint().connections().len(), 2);
 }
 
@@ -484,4 +486,37 @@ async fn a_peer_that_identifies_often_is_idle_all_the_same() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn dials_take_their_part_of_the_descriptors() {
+    // They connect, and nobody answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port())
+        .parse()
+        .unwrap();
+    let (_router, addr) = node().await;
+    let mut config = quick();
+    config.limits.max_descriptors = config.limits.max_pending_inbound + 2;
+    let client = endpoint(config).await;
+    let dials = [(); 2].map(|()| {
+        let (client, silent) = (client.clone(), silent.clone());
+        tokio::spawn(async move { client.dial(silent).await.map(drop) })
+    });
+    eventually("two dials", || client.dial_stats().running == 2).await;
+    let error = client.connect(addr.clone()).await.unwrap_err();
+    println!("a third dial with two descriptors: {error}");
+    let DialError::Limit { limit, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(limit, Refusal::Descriptors);
+    for dial in &dials {
+        dial.abort();
+    }
+    let connected = async {
+        while client.connect(addr.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("a connection", connected).await;
 }

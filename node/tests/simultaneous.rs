@@ -11,7 +11,9 @@ mod common;
 use std::time::{Duration, Instant};
 
 use barewire_node::{
-    CloseReason, Connection, Endpoint, LocalReason, Multiaddr, Role, Router, protocols::echo,
+    CloseReason, Connection, Endpoint, HoldKind, LocalReason, Multiaddr, Role, Router,
+    manager::KeptState,
+    protocols::{echo, hold},
 };
 use bytes::Bytes;
 use common::*;
@@ -123,6 +125,44 @@ async fn streams_on_the_superseded_connection_run_to_their_end() {
     })
     .await;
     assert!(kept.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn nodes_that_keep_each_other_end_with_one_held_connection() {
+    let mut overlapped = 0;
+    for _ in 0..10 {
+        let [(small, small_addr), (large, large_addr)] = two().await;
+        let (small, large) = (small.endpoint(), large.endpoint());
+        let kept = [
+            small.keep_connected([large_addr.without_peer()]),
+            large.keep_connected([small_addr.without_peer()]),
+        ];
+        for kept in &kept {
+            eventually("connected", || {
+                matches!(kept.state(), KeptState::Connected { .. })
+            })
+            .await;
+        }
+        overlapped += usize::from(small.connections().len() > 1);
+        eventually("one connection each", || {
+            (small.connections().len(), large.connections().len()) == (1, 1)
+        })
+        .await;
+        for (node, peer) in [(small, large), (large, small)] {
+            let left = node.connection(&peer.peer_id()).unwrap();
+            eventually("both keep it", || {
+                let holds = left.why_open().holds;
+                let of = |kind, name| holds.iter().any(|h| h.kind == kind && &*h.name == name);
+                of(HoldKind::Lease, "kept") && of(HoldKind::Stream, hold::PROTOCOL)
+            })
+            .await;
+        }
+        for kept in &kept {
+            assert!(matches!(kept.state(), KeptState::Connected { .. }));
+        }
+    }
+    println!("{overlapped} of 10 pairs that keep each other had two connections at first");
+    assert!(overlapped > 0);
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ impl LocalReason {
             Self::Dropped => "dropped",
             Self::Idle => "idle",
             Self::Trimmed => "trimmed",
-            Self::Limit(_) => "limit",
+            Self::Limit(limit) => limit,
             Self::Gated(_) => "gated",
             Self::Superseded => "superseded",
             Self::Shutdown => "shutdown",
@@ -274,5 +274,7 @@ mod tests {
             Fault::Limit
         );
         assert_eq!(LocalReason::from(7).code(), 7);
+        let limit = CloseReason::Local(LocalReason::Limit("open files"));
+        assert_eq!((limit.who(), limit.why()), (Party::Us, "open files"));
     }
 }

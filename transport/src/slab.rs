@@ -35,6 +35,11 @@ impl SlabPool {
             .unwrap_or_else(|| BytesMut::with_capacity(LARGE))
     }
 
+    /// Drops what is kept for reuse.
+    pub(crate) fn clear(&self) {
+        self.free.lock().clear();
+    }
+
     /// Takes a large buffer back if nobody holds a slice of it.
     pub(crate) fn give(&self, mut buf: BytesMut) {
         buf.clear();

@@ -235,6 +235,11 @@ impl Transports {
         &self.upgrade.traffic
     }
 
+    /// Drops the buffers kept for reuse, as when memory is short.
+    pub fn drop_spare_buffers(&self) {
+        self.upgrade.slabs.clear();
+    }
+
     /// Opens a listening socket on the transport part of `addr`; a trailing `/p2p` is ignored.
     pub fn listen(&self, addr: &Multiaddr) -> Result<Listener, TransportError> {
         self.check_private(addr)?;

@@ -26,7 +26,7 @@ use crate::{
     endpoint::{NotEstablished, Shared, sleep_until},
     error::DialError,
     incidents::Incident,
-    manager::Gated,
+    manager::{Dialling, Gated},
 };
 
 /// What all dials of an endpoint share.
@@ -91,6 +91,8 @@ struct Dial<'a> {
     shared: &'a Arc<Shared>,
     target: &'a DialTarget,
     expected: Option<PeerId>,
+    /// A connection to the peer that was dialled before will do.
+    pooled: bool,
     began: Instant,
     places: Places<'a>,
     attempts: JoinSet<Attempted>,
@@ -99,10 +101,12 @@ struct Dial<'a> {
 }
 
 impl Shared {
-    /// Connects to a target, always anew.
+    /// Connects to a target anew. With `pooled`, a connection to the peer that was dialled before
+    /// and turns out to be there is returned in place of the new one.
     pub(crate) async fn dial(
         self: &Arc<Self>,
         target: &DialTarget,
+        pooled: bool,
     ) -> Result<Connection, DialError> {
         if self.stop.is_cancelled() {
             return Err(DialError::ShuttingDown);
@@ -127,6 +131,7 @@ impl Shared {
             shared: self,
             target,
             expected,
+            pooled,
             began: Instant::now(),
             places: Places {
                 dialer: &self.dialer,
@@ -268,10 +273,13 @@ impl Dial<'_> {
     }
 
     fn start(&mut self, id: usize, addr: Multiaddr) {
-        if let Err(error) = self.before(&addr) {
-            self.failed(id, &addr, error);
-            return;
-        }
+        let dialling = match self.before(&addr) {
+            Ok(dialling) => dialling,
+            Err(error) => {
+                self.failed(id, &addr, error);
+                return;
+            }
+        };
         self.tell(&addr, || DialStep::Started);
         self.shared.dialer.counters.count(&addr, Count::Attempt);
         let config = &self.shared.dialer.config;
@@ -285,8 +293,10 @@ impl Dial<'_> {
             tracing::debug_span!("dial", %addr, peer = expected.map(tracing::field::display));
         let attempt = async move {
             let begun = tokio::time::Instant::now();
-            let dialling = transports.dial(&addr, expected);
-            let result = match tokio::time::timeout(limit, dialling).await {
+            // The connection counts by itself.
+            let _dialling = dialling;
+            let connecting = transports.dial(&addr, expected);
+            let result = match tokio::time::timeout(limit, connecting).await {
                 Ok(result) => result.map_err(|error| DialError::new(&addr, error)),
                 Err(_) => Err(DialError::Transport(TransportError::Timeout(addr.clone()))),
             };
@@ -295,7 +305,8 @@ impl Dial<'_> {
         self.attempts.spawn(attempt.instrument(span));
     }
 
-    fn before(&self, addr: &Multiaddr) -> Result<(), DialError> {
+    /// Whether to dial it at all; counts it until the answer is dropped.
+    fn before(&self, addr: &Multiaddr) -> Result<Option<Dialling>, DialError> {
         let shared = self.shared;
         let own = {
             let state = shared.state.borrow();
@@ -313,13 +324,17 @@ impl Dial<'_> {
                 shared.refused(addr, self.expected, Incident::Gated, reason);
                 let addr = addr.clone();
                 DialError::Gated { addr, why }
-            })
+            })?;
+        shared.manager.dialling(addr).map_err(|limit| {
+            let addr = addr.clone();
+            DialError::Limit { addr, limit }
+        })
     }
 
     fn ended(&mut self, (id, addr, took, result): Attempted) -> Option<Connection> {
         let error = match result {
             Ok((connection, inbound)) => match self.establish(&addr, &connection, inbound) {
-                Ok(()) => {
+                Ok(connection) => {
                     self.shared.metrics.handshake(&connection, took);
                     self.shared.metrics.dialled(&addr, None);
                     self.won(id, &addr, &connection);
@@ -347,14 +362,17 @@ impl Dial<'_> {
         addr: &Multiaddr,
         connection: &Connection,
         inbound: InboundStreams,
-    ) -> Result<(), DialError> {
+    ) -> Result<Connection, DialError> {
         let addr = addr.clone();
         if connection.peer_id() == self.shared.peer_id {
-            connection.close(codes::CONNECTION_NORMAL);
+            self.shared
+                .close_unentered(connection, codes::CONNECTION_NORMAL);
             return Err(DialError::OwnAddress(addr));
         }
-        match self.shared.establish(connection, inbound, None) {
-            Ok(()) => Ok(()),
+        let shared = self.shared;
+        match shared.establish(connection, inbound, None, self.pooled) {
+            Ok(()) => Ok(connection.clone()),
+            Err(NotEstablished::Known(open)) => Ok(open),
             Err(NotEstablished::Gated(Gated(why))) => Err(DialError::Gated { addr, why }),
             Err(NotEstablished::Limit(limit)) => Err(DialError::Limit { addr, limit }),
         }

@@ -1,4 +1,4 @@
-//! Concurrent calls that want the same peer share one dial.
+//! Concurrent calls that want the same peer, or whoever is at the same addresses, share one dial.
 
 use std::{
     collections::HashMap,
@@ -18,10 +18,18 @@ use crate::{endpoint::Shared, error::DialError};
 
 type Outcome = Option<Result<Connection, DialError>>;
 
+/// What calls that share a dial have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Whom {
+    Peer(PeerId),
+    /// Whoever is at one of these addresses.
+    At(Vec<Multiaddr>),
+}
+
 /// The dials that calls share now.
 #[derive(Debug, Default)]
 pub(super) struct Joins {
-    dials: Mutex<HashMap<PeerId, Weak<Joined>>>,
+    dials: Mutex<HashMap<Whom, Weak<Joined>>>,
     next: AtomicU64,
 }
 
@@ -40,15 +48,31 @@ impl Drop for Joined {
     }
 }
 
+/// How a call comes to its connection.
+#[derive(Debug)]
+enum Way {
+    /// There is one.
+    Open(Connection),
+    /// Another call's dial.
+    Joined(Arc<Joined>),
+    /// A new dial.
+    Own(Arc<Joined>),
+}
+
 impl Shared {
-    /// Connects to a peer by the dial that is under way, or by a new one. Cancel-safe.
+    /// Connects to a peer by the connection there is, by the dial that is under way, or by a new
+    /// one. Cancel-safe.
     pub(crate) async fn join_dial(
         self: &Arc<Self>,
-        peer: PeerId,
+        whom: &Whom,
         target: DialTarget,
     ) -> Result<Connection, DialError> {
         loop {
-            let (joined, own) = self.joined(peer, &target);
+            let (joined, own) = match self.way(whom, &target) {
+                Way::Open(connection) => return Ok(connection),
+                Way::Joined(joined) => (joined, false),
+                Way::Own(joined) => (joined, true),
+            };
             let mut outcome = joined.outcome.clone();
             let result = match outcome.wait_for(Option::is_some).await {
                 Ok(result) => result.clone(),
@@ -57,7 +81,7 @@ impl Shared {
             let new = |addr: &Multiaddr| !joined.addrs.contains(addr);
             // A dial that did not know all these addresses is not the last word.
             let again = !own && target.addrs.iter().any(new);
-            self.leave(peer, joined.number);
+            self.leave(whom, joined.number);
             match result {
                 Some(Err(_)) if again && !self.stop.is_cancelled() => {}
                 Some(result) => return result,
@@ -68,24 +92,31 @@ impl Shared {
     }
 
     /// Forgets a dial that has ended.
-    fn leave(&self, peer: PeerId, number: u64) {
+    fn leave(&self, whom: &Whom, number: u64) {
         let mut dials = self.dialer.joins.dials.lock();
         let ended = dials
-            .get(&peer)
+            .get(whom)
             .is_some_and(|dial| dial.upgrade().is_none_or(|joined| joined.number == number));
         if ended {
-            dials.remove(&peer);
+            dials.remove(whom);
         }
     }
 
-    fn joined(self: &Arc<Self>, peer: PeerId, target: &DialTarget) -> (Arc<Joined>, bool) {
+    fn way(self: &Arc<Self>, whom: &Whom, target: &DialTarget) -> Way {
         let joins = &self.dialer.joins;
         let mut dials = joins.dials.lock();
-        if let Some(joined) = dials.get(&peer).and_then(Weak::upgrade)
+        if let Some(joined) = dials.get(whom).and_then(Weak::upgrade)
             && joined.outcome.borrow().is_none()
             && joined.outcome.has_changed().is_ok()
         {
-            return (joined, false);
+            return Way::Joined(joined);
+        }
+        // A dial has an outcome only when its connection is in the table. So the place to look for that
+        // is here: the caller may have looked before, and for the dial afterwards.
+        if let Whom::Peer(peer) = whom
+            && let Some(open) = self.pooled(peer)
+        {
+            return Way::Open(open);
         }
         // Calls that were dropped leave their entry behind.
         if dials.len() >= 64 && dials.len().is_power_of_two() {
@@ -95,7 +126,7 @@ impl Shared {
         let (shared, target) = (Arc::clone(self), target.clone());
         let addrs = target.addrs.clone();
         let task = self.tasks.spawn(async move {
-            let result = shared.dial(&target).await;
+            let result = shared.dial(&target, true).await;
             sender.send_replace(Some(result));
         });
         let joined = Arc::new(Joined {
@@ -104,8 +135,8 @@ impl Shared {
             outcome,
             task: task.abort_handle(),
         });
-        dials.insert(peer, Arc::downgrade(&joined));
-        (joined, true)
+        dials.insert(whom.clone(), Arc::downgrade(&joined));
+        Way::Own(joined)
     }
 }
 
@@ -127,5 +158,19 @@ mod tests {
         let error = endpoint.connect(target).await;
         assert!(matches!(error, Err(DialError::Panicked)), "{error:?}");
         assert_eq!(endpoint.dial_stats().running, 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_made_since_the_caller_looked_is_used() {
+        let [one, other] = [(); 2].map(|()| Endpoint::builder(Keypair::generate(&mut rand::rng())));
+        let (one, other) = (one.bind().await.unwrap(), other.bind().await.unwrap());
+        let bound = other.listen("/memory/0".parse().unwrap()).await.unwrap();
+        let addr = bound.with_peer(other.peer_id()).unwrap();
+        let first = one.connect(addr.clone()).await.unwrap();
+        // As a call that saw no connection a moment ago, and finds no dial any more.
+        let whom = super::Whom::Peer(other.peer_id());
+        let second = one.shared().join_dial(&whom, addr.into()).await.unwrap();
+        assert!(second.is_same(&first));
+        assert_eq!(one.connections().len(), 1);
     }
 }

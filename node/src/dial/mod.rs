@@ -18,13 +18,13 @@ pub use barewire_transport::dns::{
     ResolveError, Resolver,
 };
 
-pub(crate) use self::driver::Dialer;
 pub use self::{
     black_hole::{BlackHole, BlackHoleState},
     planner::{DialLimits, Outcome, Plan, Planner, Skip, Step},
     stats::{DialStats, TransportDials},
     target::{DialEvent, DialStep, DialTarget},
 };
+pub(crate) use self::{driver::Dialer, join::Whom};
 
 /// Settings of dialling.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,10 @@ use std::{
 use barewire_base::{Multiaddr, PeerId, Protocol};
 
 use super::black_hole::{BlackHole, BlackHoleState};
-use crate::addresses::Scope;
+use crate::{
+    addresses::Scope,
+    manager::{Machine, max_dials},
+};
 
 /// Between two addresses in a public network, as go-libp2p and RFC 8305.
 const PUBLIC_GAP: Duration = Duration::from_millis(250);
@@ -45,7 +48,8 @@ pub struct DialLimits {
     pub max_addresses: usize,
     /// Attempts of one dial under way at once. Default 8, as rust-libp2p.
     pub max_parallel: usize,
-    /// Attempts of all dials under way at once. Default 100, as js-libp2p.
+    /// Attempts of all dials under way at once. Default: an eighth of the descriptors there are, at
+    /// most 100, as js-libp2p.
     pub max_total: usize,
     /// Attempts in 10 s at one IP that were not successful, so that lists from others cannot make
     /// this node attack anybody. Addresses given by the user do not count, nor do those of this
@@ -58,7 +62,7 @@ impl Default for DialLimits {
         Self {
             max_addresses: 16,
             max_parallel: 8,
-            max_total: 100,
+            max_total: max_dials(Machine::get()),
             max_per_ip: 8,
         }
     }

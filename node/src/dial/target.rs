@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use barewire_base::{Multiaddr, PeerId};
 use barewire_transport::{ConnectionInfo, dns::Resolution};
 
+use super::Whom;
 use crate::error::DialError;
 
 type Observer = Arc<dyn Fn(&DialEvent) + Send + Sync>;
@@ -61,6 +62,14 @@ impl DialTarget {
         if let Some(observer) = &self.observer {
             observer(&event());
         }
+    }
+
+    /// Whom calls that share one dial want.
+    pub(crate) fn whom(&self) -> Result<Whom, DialError> {
+        Ok(match self.peer()? {
+            Some(peer) => Whom::Peer(peer),
+            None => Whom::At(self.addrs.clone()),
+        })
     }
 
     /// Whose addresses these are, if one of them or the user says so.

@@ -224,12 +224,12 @@ async fn upgrade(
     }
     match upgraded {
         Ok((connection, _)) if connection.peer_id() == shared.peer_id => {
-            connection.close(codes::CONNECTION_NORMAL);
+            shared.close_unentered(&connection, codes::CONNECTION_NORMAL);
         }
         Ok((connection, inbound)) => {
             shared.metrics.handshake(&connection, begun.elapsed());
             // It is told why it is refused.
-            let _ = shared.establish(&connection, inbound, Some(visit));
+            let _ = shared.establish(&connection, inbound, Some(visit), false);
         }
         Err(UpgradeError::Refused(reason)) => {
             shared.refused(&remote, None, Incident::Gated, reason);

@@ -4,11 +4,10 @@
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use barewire_base::{Fault, Multiaddr, PeerId};
-use barewire_transport::{Connection, InboundStreams, LocalReason, Role, Stream};
+use barewire_transport::{CloseReason, Connection, InboundStreams, LocalReason, Role, Stream};
 use tokio::{task::AbortHandle, time::Instant};
 use tracing::Instrument as _;
 
@@ -22,8 +21,8 @@ use crate::{
     events::Event,
     incidents::Incident,
     manager::{
-        self, CloseCount, Entry, Gated, KeptPeer, MemoryWatch, Refusal, Visit, now,
-        takes_descriptor,
+        self, CloseCount, Entry, Gated, KeptPeer, Machine, MemorySource, MemoryUse, MemoryWatch,
+        Refusal, Step, SystemMemory, Visit, now, takes_descriptor,
     },
 };
 
@@ -37,6 +36,8 @@ const CONNECTION_COST: u64 = 25 * 1024;
 pub(crate) enum NotEstablished {
     Gated(Gated),
     Limit(Refusal),
+    /// There is this one to use.
+    Known(Connection),
 }
 
 impl Endpoint {
@@ -109,7 +110,8 @@ impl Endpoint {
         had
     }
 
-    /// How many connections have ended, by who ended them and why.
+    /// How many connections have ended, by who ended them and why. Those that were turned away as
+    /// soon as they were ready count too.
     #[must_use]
     pub fn closes(&self) -> Vec<CloseCount> {
         self.shared().manager.closes()
@@ -120,6 +122,21 @@ impl Endpoint {
     #[must_use]
     pub fn buffered(&self) -> usize {
         self.shared().manager.buffers().used()
+    }
+
+    /// Waits until another connection to its peer is to be used instead; for ever if this one is not
+    /// in the table any more. Does not hold the endpoint.
+    pub(crate) fn replaced(
+        &self,
+        connection: &Connection,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let control = self.shared().control(connection);
+        async move {
+            match control {
+                Some(control) => control.replaced().await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     pub(crate) fn downgrade(&self) -> WeakEndpoint {
@@ -144,12 +161,13 @@ impl Endpoint {
 
 impl Shared {
     /// Puts a ready connection into the table and starts its task. A connection that is not wanted
-    /// is closed, and told why.
+    /// is closed, and told why. With `pooled`, so is one to a peer that has been dialled already.
     pub(crate) fn establish(
         self: &Arc<Self>,
         connection: &Connection,
         inbound: InboundStreams,
         visit: Option<Visit>,
+        pooled: bool,
     ) -> Result<(), NotEstablished> {
         if let Err(Gated(why)) = self.manager.after_mux(connection) {
             let reason = LocalReason::Gated(why);
@@ -167,7 +185,13 @@ impl Shared {
         let control = Arc::new(LinkControl::default());
         self.trim(1);
         let entered = {
+            // What is in the table changes only under this lock.
             let mut ledger = self.manager.ledger.lock();
+            if pooled && let Some(open) = self.dialled_before(&peer) {
+                drop(ledger);
+                self.close_unentered(connection, LocalReason::Superseded);
+                return Err(NotEstablished::Known(open));
+            }
             let entered = ledger.enter(now(), id, entry);
             // Under the lock, so that no tag is given or taken back in between.
             entered.map(|()| {
@@ -226,9 +250,16 @@ impl Shared {
     }
 
     fn turn_away(&self, connection: &Connection, kind: Incident, reason: LocalReason) {
-        connection.close(reason.clone());
+        self.close_unentered(connection, reason.clone());
         let remote = &connection.info().remote_addr;
         self.refused(remote, Some(connection.peer_id()), kind, reason);
+    }
+
+    /// Closes a connection that is ready and does not enter the table.
+    pub(crate) fn close_unentered(&self, connection: &Connection, reason: impl Into<LocalReason>) {
+        let reason = reason.into();
+        connection.close(reason.clone());
+        self.manager.closed(&CloseReason::Local(reason));
     }
 
     /// Counts, logs and tells a refusal.
@@ -297,16 +328,51 @@ impl Shared {
         links.map(|link| link.connection.clone()).collect()
     }
 
-    /// Looks at the memory of the process, and refuses or closes connections if it is short. Returns
-    /// when to look again.
-    fn mind_memory(&self, watch: &mut MemoryWatch) -> Option<Duration> {
-        let (used, limit) = self.memory()?;
+    /// Bytes that could be freed by closing connections.
+    fn closable(&self) -> u64 {
+        let ledger = self.manager.ledger.lock();
+        let fattest = self.manager.fattest().into_iter();
+        let buffered = fattest.filter(|(peer, _)| !ledger.is_privileged(peer));
+        let buffered: usize = buffered.map(|(_, held)| held).sum();
+        buffered as u64 + ledger.closable() as u64 * CONNECTION_COST
+    }
+
+    /// Looks at the memory of the process, and refuses or closes connections if it is short. `None`
+    /// if nothing limits it.
+    fn mind_memory(&self, memory: &dyn MemorySource, watch: &mut MemoryWatch) -> Option<Step> {
         let now = now();
-        let step = watch.observe(now, used, limit);
+        let step = match memory.read() {
+            Ok(Some(MemoryUse { used, limit })) => {
+                let step = watch.observe(now, used, limit, || self.closable());
+                if step.helpless {
+                    tracing::warn!(
+                        used,
+                        limit,
+                        "memory is short, but not because of connections: nobody is refused"
+                    );
+                }
+                step
+            }
+            Ok(None) => {
+                self.manager.ledger.lock().set_memory_short(false);
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the use of memory cannot be read");
+                let short = self.manager.ledger.lock().is_memory_short();
+                return Some(watch.unread(short));
+            }
+        };
+        if step.reclaim {
+            self.transports.drop_spare_buffers();
+            if let Some(reclaim) = self.config.reclaim {
+                reclaim();
+            }
+        }
         let mut ledger = self.manager.ledger.lock();
         ledger.set_memory_short(step.short);
         if step.free == 0 {
-            return Some(step.next);
+            return Some(step);
         }
         let mut freed = 0;
         let mut ids = Vec::new();
@@ -335,22 +401,14 @@ impl Shared {
         for connection in closing {
             connection.close(LocalReason::Limit(Refusal::Memory.name()));
         }
-        Some(step.next)
-    }
-
-    /// What is used of the limit that is nearest; `None` without a limit.
-    fn memory(&self) -> Option<(u64, u64)> {
-        let group = manager::Machine::get().group.as_ref();
-        let of_group = group.and_then(|group| Some((group.used()?, group.limit)));
-        let limit = self.config.limits.max_resident;
-        let of_process = limit.and_then(|limit| Some((manager::resident()?, limit)));
-        let share = |(used, limit): &(u64, u64)| used.saturating_mul(100) / (*limit).max(1);
-        of_group.into_iter().chain(of_process).max_by_key(share)
+        Some(step)
     }
 }
 
 /// The manager's task: trims when it is time and watches the memory while there are connections.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let system = || Arc::new(SystemMemory::new(Machine::get(), &shared.config.limits)) as _;
+    let memory = shared.config.memory.clone().unwrap_or_else(system);
     let mut watch = MemoryWatch::default();
     let mut look_at = None;
     loop {
@@ -365,9 +423,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
             shared.trim(0);
         }
         if look_at.is_none_or(|at| at <= now()) {
-            let wait = shared.mind_memory(&mut watch);
+            let step = shared.mind_memory(&*memory, &mut watch);
             let idle = shared.manager.ledger.lock().is_empty();
-            look_at = wait.filter(|_| !idle).map(|wait| now() + wait);
+            // While memory is short somebody has to see the end of it, whoever is connected.
+            let watched = step.filter(|step| step.short || !idle);
+            look_at = watched.map(|step| now() + step.next);
         }
     }
 }

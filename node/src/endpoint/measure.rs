@@ -73,7 +73,7 @@ impl Shared {
         live.protocols(&self.transports.traffic().by_protocol());
         live.counter(
             "connections_closed",
-            "Connections that ended, by who ended them and why",
+            "Connections that ended or were turned away when they were ready, by who ended them and why",
             self.manager.closes().into_iter().map(|close| {
                 let labels = vec![label("by", close.who), label("reason", close.why)];
                 (labels, close.count)

@@ -35,7 +35,7 @@ use self::{
 use crate::{
     addresses::{Addresses, is_wildcard},
     config::{Config, SecurityKind},
-    dial::{DialStats, DialTarget, Dialer, Resolution},
+    dial::{DialStats, DialTarget, Dialer, Resolution, Whom},
     error::{BindError, DialError, ListenError},
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
@@ -235,7 +235,7 @@ impl Endpoint {
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 
@@ -286,6 +286,9 @@ impl Endpoint {
     /// Connects to an address, to one of several addresses of a peer, or to a peer. If it is known who
     /// the peer is (by `/p2p` at the end of an address, or by the target), nobody else is accepted, an
     /// open connection to it is returned instead of a new one, and concurrent calls share one dial.
+    /// If it is not known, concurrent calls for the same addresses share one dial; when it turns out
+    /// that this node has dialled the peer before and the connection is open, that one is returned
+    /// and the new one closed.
     ///
     /// A target of nothing but a peer id is looked for in the [peer book](Self::peer_book).
     ///
@@ -299,22 +302,18 @@ impl Endpoint {
     /// Cancel-safe: when no call waits for a dial any more its sockets are closed.
     pub async fn connect(&self, target: impl Into<DialTarget>) -> Result<Connection, DialError> {
         let target = target.into();
-        let Some(peer) = target.peer()? else {
-            return self.shared().dial(&target).await;
-        };
-        match self.connection(&peer) {
-            Some(open) if !self.shared().stop.is_cancelled() => {
-                // An idle one gets its whole time again, so that it is still there when it is used.
-                drop(open.lease("connect"));
-                Ok(open)
-            }
-            _ => self.shared().join_dial(peer, target).await,
+        let whom = target.whom()?;
+        if let Whom::Peer(peer) = &whom
+            && let Some(open) = self.shared().pooled(peer)
+        {
+            return Ok(open);
         }
+        self.shared().join_dial(&whom, target).await
     }
 
     /// As [`connect`](Self::connect), but always a new connection, beside those that are open.
     pub async fn dial(&self, target: impl Into<DialTarget>) -> Result<Connection, DialError> {
-        self.shared().dial(&target.into()).await
+        self.shared().dial(&target.into(), false).await
     }
 
     /// What an address stands for when the names in it are looked up. Cancel-safe.
@@ -331,8 +330,7 @@ impl Endpoint {
     /// The connection to use for new streams to a peer, if there is one.
     #[must_use]
     pub fn connection(&self, peer: &PeerId) -> Option<Connection> {
-        let alive = |connection: &Connection| connection.close_reason().is_none();
-        self.shared().table.lock().preferred(peer, alive)
+        self.shared().connection(peer)
     }
 
     /// All connections, the oldest first.
@@ -401,6 +399,32 @@ impl Endpoint {
 }
 
 impl Shared {
+    fn connection(&self, peer: &PeerId) -> Option<Connection> {
+        let alive = |connection: &Connection| connection.close_reason().is_none();
+        self.table.lock().preferred(peer, alive)
+    }
+
+    /// The connection to a peer to use instead of one that has just been dialled, if one of its
+    /// connections was dialled before. One that the peer dialled may have crossed this dial; which of
+    /// those two stays is the table's affair.
+    fn dialled_before(&self, peer: &PeerId) -> Option<Connection> {
+        let dialled = {
+            let table = self.table.lock();
+            let mut links = table.links(peer).iter();
+            links.any(|link| link.outbound && link.connection.close_reason().is_none())
+        };
+        self.pooled(peer).filter(|_| dialled)
+    }
+
+    /// The connection to a peer that everybody uses, while new ones are made at all. An idle one
+    /// gets its whole time again, so that it is still there when it is used.
+    pub(crate) fn pooled(&self, peer: &PeerId) -> Option<Connection> {
+        let open = self.connection(peer);
+        let open = open.filter(|_| !self.stop.is_cancelled())?;
+        drop(open.lease("connect"));
+        Some(open)
+    }
+
     fn publish_counts(&self, (connections, peers): (usize, usize)) {
         self.state.send_modify(|state| {
             state.connections = connections;

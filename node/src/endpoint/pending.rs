@@ -6,6 +6,8 @@
 
 use std::{collections::VecDeque, net::IpAddr};
 
+use crate::manager::Network;
+
 /// Names one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SlotId(u64);
@@ -23,8 +25,8 @@ pub(super) struct Pending<T> {
 #[derive(Debug)]
 struct Slot<T> {
     id: SlotId,
-    /// `None` for addresses that the limit per address does not count: loopback and memory.
-    ip: Option<IpAddr>,
+    /// `None` for addresses that the limit per network does not count: loopback and memory.
+    network: Option<Network>,
     work: Option<T>,
 }
 
@@ -41,10 +43,10 @@ impl<T> Pending<T> {
     /// Takes a slot for a connection from `ip`. The returned work, if any, lost its slot and must
     /// be dropped by the caller.
     pub(super) fn admit(&mut self, ip: Option<IpAddr>) -> (SlotId, Option<T>) {
-        let ip = counted(ip);
+        let network = counted(ip);
         let mut dropped = None;
-        if ip.is_some() && self.of(ip) >= self.per_ip {
-            if let Some(oldest) = self.slots.iter().position(|slot| slot.ip == ip) {
+        if network.is_some() && self.of(network) >= self.per_ip {
+            if let Some(oldest) = self.slots.iter().position(|slot| slot.network == network) {
                 dropped = self.slots.remove(oldest);
             }
         } else if self.slots.len() >= self.limit {
@@ -52,7 +54,11 @@ impl<T> Pending<T> {
         }
         let id = SlotId(self.next);
         self.next += 1;
-        self.slots.push_back(Slot { id, ip, work: None });
+        self.slots.push_back(Slot {
+            id,
+            network,
+            work: None,
+        });
         (id, dropped.and_then(|slot| slot.work))
     }
 
@@ -78,17 +84,17 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Slots taken from an address.
-    fn of(&self, ip: Option<IpAddr>) -> usize {
-        self.slots.iter().filter(|slot| slot.ip == ip).count()
+    /// Slots taken from a network.
+    fn of(&self, network: Option<Network>) -> usize {
+        self.slots.iter().filter(|slot| slot.network == network).count()
     }
 
-    /// Whether more than half of the slots are taken, or half of those of this address, so that a
+    /// Whether more than half of the slots are taken, or half of those of this network, so that a
     /// newcomer has to prove its address where the transport can ask for that. What comes from invented
     /// addresses then leaves the other half to those who live there.
     pub(super) fn is_crowded(&self, ip: Option<IpAddr>) -> bool {
-        let ip = counted(ip);
-        self.slots.len() * 2 > self.limit || ip.is_some() && self.of(ip) * 2 >= self.per_ip
+        let network = counted(ip);
+        self.slots.len() * 2 > self.limit || network.is_some() && self.of(network) * 2 >= self.per_ip
     }
 
     pub(super) fn len(&self) -> usize {
@@ -96,10 +102,9 @@ impl<T> Pending<T> {
     }
 }
 
-/// The address that the limit per address counts, if it does.
-fn counted(ip: Option<IpAddr>) -> Option<IpAddr> {
-    ip.map(|ip| ip.to_canonical())
-        .filter(|ip| !ip.is_loopback())
+/// The network that the limit per network counts, if it does.
+fn counted(ip: Option<IpAddr>) -> Option<Network> {
+    ip.map(Network::of).filter(|network| !network.is_loopback())
 }
 
 #[cfg(test)]
@@ -139,6 +144,18 @@ mod tests {
         assert_eq!(admit(&mut pending, ip("192.0.2.9"), 8), Some(0));
         // The same host behind a v4-mapped address.
         assert_eq!(admit(&mut pending, ip("::ffff:192.0.2.9"), 9), Some(1));
+        assert_eq!(pending.len(), 9);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_customer_are_limited_together() {
+        let mut pending = Pending::new(64, 8);
+        assert_eq!(admit(&mut pending, ip("2001:db8:0:100::1"), 1_000), None);
+        for n in 0..40 {
+            let from = ip(&format!("2001:db8:0:{n:x}::{n:x}"));
+            let dropped = (n >= 8).then(|| n - 8);
+            assert_eq!(admit(&mut pending, from, n), dropped, "{from:?}");
+        }
         assert_eq!(pending.len(), 9);
     }
 

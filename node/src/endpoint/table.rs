@@ -45,6 +45,8 @@ pub(crate) struct Link<C> {
 pub(crate) struct LinkControl {
     superseded: AtomicBool,
     changed: Notify,
+    /// Wakes those who wait to use another connection.
+    replaced: Notify,
     /// Filled once the peer has answered identify on this connection; makes concurrent askers wait
     /// for one exchange.
     pub(crate) identified: OnceCell<()>,
@@ -77,6 +79,17 @@ impl LinkControl {
         self.changed.notified().await;
     }
 
+    /// Resolves when another connection is to be used. Cancel-safe.
+    pub(crate) async fn replaced(&self) {
+        loop {
+            let replaced = self.replaced.notified();
+            if self.is_superseded() {
+                return;
+            }
+            replaced.await;
+        }
+    }
+
     pub(crate) fn rtt(&self) -> Option<Duration> {
         let nanos = self.rtt.load(Ordering::Relaxed);
         (nanos > 0).then(|| Duration::from_nanos(nanos))
@@ -102,6 +115,7 @@ impl LinkControl {
         let changed = self.superseded.swap(value, Ordering::AcqRel) != value;
         if changed {
             self.changed.notify_one();
+            self.replaced.notify_waiters();
         }
         changed
     }

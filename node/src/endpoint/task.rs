@@ -366,7 +366,7 @@ impl ConnectionTask {
             }
             (last, (table.len(), table.peer_count()))
         };
-        shared.manager.ended(self.id, &peer, &reason, last);
+        shared.manager.ended(self.id, &reason);
         shared.publish_counts(counts);
         if let Some(kind) = Incident::of_close(&reason) {
             let incidents = &shared.incidents;

@@ -28,6 +28,9 @@ const CAP: Duration = Duration::from_secs(60);
 /// that closes at once is not dialled in a loop.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// Between looks at which connection is to be used.
+const MOMENT: Duration = Duration::from_millis(20);
+
 /// How long to wait before the next attempt. Reads no clock and draws no random number.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
@@ -55,17 +58,33 @@ impl Backoff {
         if exact < cap {
             self.exponent += 1;
         }
-        let random = if random.is_nan() {
-            0.0
-        } else {
-            random.clamp(0.0, 1.0)
-        };
-        exact.min(cap).mul_f64(1.0 - random / 2.0)
+        exact.min(cap).mul_f64(1.0 - share(random) / 2.0)
+    }
+
+    /// A connection has ended that lived this long. Returns the delay before the next attempt. If it
+    /// lived for 10 s the outage before it is over, and the delay is up to 250 ms by `random` (0 to
+    /// 1): many nodes may have lost the same peer at the same moment. Else it counts as
+    /// [`failed`](Self::failed).
+    pub fn ended(&mut self, now: Instant, lived: Duration, random: f64) -> Duration {
+        if lived < STABLE {
+            return self.failed(now, random);
+        }
+        self.reset();
+        FIRST.mul_f64(share(random))
     }
 
     /// The outage is over.
     pub fn reset(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// From 0 to 1, whatever it was.
+fn share(random: f64) -> f64 {
+    if random.is_nan() {
+        0.0
+    } else {
+        random.clamp(0.0, 1.0)
     }
 }
 
@@ -89,7 +108,7 @@ pub enum KeptState {
         until: Instant,
         /// Attempts that failed in a row.
         attempt: u32,
-        /// Why the last one failed.
+        /// Why the last one failed, or the connection ended.
         error: KeptError,
     },
     /// The endpoint is gone or shuts down; nothing more happens.
@@ -106,6 +125,9 @@ pub enum KeptError {
     /// The connection ended soon after it was made.
     #[error("the connection did not last: {0}")]
     ShortLived(CloseReason),
+    /// The connection ended.
+    #[error("the connection ended: {0}")]
+    Ended(CloseReason),
 }
 
 /// A peer that is reconnected to whenever the connection is lost, until this is dropped; made by
@@ -160,7 +182,7 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
     while let Some(endpoint) = owner.upgrade() {
         let attempt = backoff.attempt() + 1;
         state.send_replace(KeptState::Connecting { attempt });
-        let error = match endpoint.connect(addrs.clone()).await {
+        let (delay, error) = match endpoint.connect(addrs.clone()).await {
             Ok(connection) => {
                 let peer = connection.peer_id();
                 // From now on nobody else will do, whoever listens there.
@@ -172,17 +194,22 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
                 drop(endpoint);
                 state.send_replace(KeptState::Connected { peer });
                 let began = now();
-                let reason = stay(connection).await;
-                if now().saturating_duration_since(began) >= STABLE {
-                    backoff.reset();
-                    continue;
-                }
-                KeptError::ShortLived(reason)
+                let reason = stay(&owner, connection).await;
+                let now = now();
+                let lived = now.saturating_duration_since(began);
+                let error = if lived < STABLE {
+                    KeptError::ShortLived(reason)
+                } else {
+                    KeptError::Ended(reason)
+                };
+                (backoff.ended(now, lived, rand::random()), error)
             }
             Err(DialError::ShuttingDown) => return,
-            Err(error) => KeptError::Dial(Arc::new(error)),
+            Err(error) => {
+                let delay = backoff.failed(now(), rand::random());
+                (delay, KeptError::Dial(Arc::new(error)))
+            }
         };
-        let delay = backoff.failed(now(), rand::random());
         state.send_replace(KeptState::Backoff {
             until: now() + delay,
             attempt: backoff.attempt(),
@@ -192,12 +219,36 @@ async fn run(owner: WeakEndpoint, mut addrs: Vec<Multiaddr>, state: &watch::Send
     }
 }
 
-/// Holds a connection at both ends until it ends.
-async fn stay(connection: Connection) -> CloseReason {
-    let _lease = connection.lease("kept");
-    // A peer without the protocol closes when it sees fit; then it is dialled again.
-    let _held: Option<Stream> = hold::open(&connection).await.ok();
-    connection.closed().await
+/// Holds a connection at both ends until it ends. If another one to the peer takes its place it is
+/// let go, so that it can end, and the other one is held.
+async fn stay(owner: &WeakEndpoint, mut connection: Connection) -> CloseReason {
+    loop {
+        let replaced = owner
+            .upgrade()
+            .map(|endpoint| endpoint.replaced(&connection));
+        let held = async {
+            let _lease = connection.lease("kept");
+            // A peer without the protocol closes when it sees fit; then it is dialled again.
+            let _held: Option<Stream> = hold::open(&connection).await.ok();
+            connection.closed().await
+        };
+        let Some(replaced) = replaced else {
+            return held.await;
+        };
+        tokio::select! {
+            reason = held => return reason,
+            () = replaced => {}
+        }
+        let peer = connection.peer_id();
+        let other = owner
+            .upgrade()
+            .and_then(|endpoint| endpoint.connection(&peer));
+        match other {
+            Some(other) if !other.is_same(&connection) => connection = other,
+            // The other one has ended meanwhile, which the table learns in a moment.
+            _ => tokio::time::sleep(MOMENT).await,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +275,20 @@ mod tests {
         assert!(delays.contains(&4_000) && delays.contains(&32_000));
         backoff.reset();
         assert_eq!(backoff.failed(now, 0.0), FIRST);
+    }
+
+    #[test]
+    fn those_who_lose_a_peer_together_do_not_come_back_together() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        backoff.failed(now, 0.0);
+        for (random, delay) in [(0.0, 0), (0.5, 125), (1.0, 250), (7.0, 250)] {
+            let after = backoff.ended(now, STABLE, random);
+            assert_eq!((after.as_millis(), backoff.attempt()), (delay, 0));
+        }
+        // One that did not last is a failed attempt.
+        let after = backoff.ended(now, STABLE - Duration::from_millis(1), 0.0);
+        assert_eq!((after, backoff.attempt()), (FIRST, 1));
     }
 
     #[test]

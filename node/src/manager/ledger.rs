@@ -32,7 +32,7 @@ impl Network {
         })
     }
 
-    fn is_loopback(self) -> bool {
+    pub(crate) fn is_loopback(self) -> bool {
         // The /56 of ::1 is ::; nothing else lives there.
         self.0.is_loopback() || self.0.is_unspecified()
     }
@@ -140,6 +140,8 @@ pub struct Ledger {
     live: usize,
     inbound: usize,
     descriptors: usize,
+    /// Dials that take a descriptor.
+    dialling: usize,
     last_trim: Option<Instant>,
     memory_short: bool,
 }
@@ -157,6 +159,7 @@ impl Ledger {
             live: 0,
             inbound: 0,
             descriptors: 0,
+            dialling: 0,
             last_trim: None,
             memory_short: false,
         }
@@ -183,6 +186,12 @@ impl Ledger {
     /// Takes note of a short or sufficient memory. While it is short nobody new comes in.
     pub fn set_memory_short(&mut self, short: bool) {
         self.memory_short = short;
+    }
+
+    /// Whether nobody new comes in because memory is short.
+    #[must_use]
+    pub fn is_memory_short(&self) -> bool {
+        self.memory_short
     }
 
     /// A connection attempt from `ip` (`None` where there is no such thing). Counted until
@@ -297,12 +306,38 @@ impl Ledger {
         if entry.inbound && !privileged && self.inbound >= limits.max_inbound {
             return Err(Refusal::Inbound);
         }
-        let handshakes = limits.max_pending_inbound;
-        if entry.descriptor && self.descriptors >= limits.max_descriptors.saturating_sub(handshakes)
-        {
+        if entry.descriptor {
+            self.check_descriptor()?;
+        }
+        Ok(())
+    }
+
+    /// Whether one more descriptor fits beside those that inbound handshakes may take.
+    fn check_descriptor(&self) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        let room = limits
+            .max_descriptors
+            .saturating_sub(limits.max_pending_inbound);
+        if self.descriptors + self.dialling >= room {
             return Err(Refusal::Descriptors);
         }
         Ok(())
+    }
+
+    /// A dial that takes a descriptor begins. Counted until [`end_dial`](Self::end_dial), which has to
+    /// come before its connection is entered.
+    ///
+    /// # Errors
+    /// No descriptor is left for it.
+    pub fn begin_dial(&mut self) -> Result<(), Refusal> {
+        self.check_descriptor()?;
+        self.dialling += 1;
+        Ok(())
+    }
+
+    /// A dial is over.
+    pub fn end_dial(&mut self) {
+        self.dialling = self.dialling.saturating_sub(1);
     }
 
     /// Enters a connection under a number not used before.
@@ -493,6 +528,15 @@ impl Ledger {
             let entry = link.entry;
             self.discount(&entry);
         }
+    }
+
+    /// Connections that memory may be freed by: those that are not closing, of peers without
+    /// privilege.
+    #[must_use]
+    pub fn closable(&self) -> usize {
+        let peers = self.peers.iter();
+        let ordinary = peers.filter(|(peer, _)| !self.is_privileged(peer));
+        ordinary.map(|(_, peer)| peer.links).sum()
     }
 
     /// Whether the peer has a connection that is not closing.

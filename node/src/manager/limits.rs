@@ -47,7 +47,7 @@ pub struct Limits {
     /// Established inbound connections. Default: seven eighths of
     /// [`max_connections`](Self::max_connections), so that a flood leaves room to dial.
     pub max_inbound: usize,
-    /// Established connections and inbound handshakes that each take a descriptor (not QUIC).
+    /// Established connections, dials and inbound handshakes that each take a descriptor (not QUIC).
     /// Default: the limit of open files less 32.
     pub max_descriptors: usize,
     /// Inbound connections that may be in their upgrade at once; at the limit the oldest is
@@ -338,6 +338,12 @@ fn usable_descriptors(machine: &Machine) -> Option<u64> {
     )
 }
 
+/// Dials of all peers that may be under way at once: an eighth of the descriptors, at most 100, as
+/// js-libp2p.
+pub(crate) fn max_dials(machine: &Machine) -> usize {
+    usable_descriptors(machine).map_or(100, |usable| size((usable / 8).clamp(1, 100)))
+}
+
 fn size(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
@@ -358,6 +364,8 @@ mod tests {
     fn memory_and_descriptors_both_bound_connections() {
         let rich = Limits::derive(&machine(32 << 30, 1 << 20), None);
         assert_eq!((rich.memory, rich.max_connections), (8 << 30, 16_384));
+        assert_eq!(max_dials(&machine(32 << 30, 1 << 20)), 100);
+        assert_eq!(max_dials(&machine(32 << 30, 64)), 4);
         assert_eq!((rich.max_inbound, rich.max_per_ip), (14_336, 256));
         let few = Limits::derive(&machine(32 << 30, 64), None);
         assert_eq!(

@@ -56,28 +56,20 @@ impl Machine {
 }
 
 impl MemoryGroup {
-    /// Bytes in use that cannot be taken back by dropping cached files.
-    #[must_use]
-    pub fn used(&self) -> Option<u64> {
-        let (usage, inactive, active) = match self.version {
-            1 => (
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-                "total_active_file",
-            ),
-            _ => ("memory.current", "inactive_file", "active_file"),
-        };
-        let usage = number(&read(self.folder.join(usage))?)?;
-        let stat = read(self.folder.join("memory.stat"))?;
-        let files = field(&stat, inactive).unwrap_or(0) + field(&stat, active).unwrap_or(0);
-        Some(usage.saturating_sub(files))
+    /// Where the kernel keeps its files.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
-}
 
-/// Bytes of memory this process holds.
-#[must_use]
-pub fn resident() -> Option<u64> {
-    kilobytes(&read("/proc/self/status")?, "VmRSS:")
+    #[cfg(test)]
+    pub(super) fn at(folder: &Path, version: u8, limit: u64) -> Self {
+        let folder = folder.to_owned();
+        Self {
+            limit,
+            version,
+            folder,
+        }
+    }
 }
 
 fn read(path: impl AsRef<Path>) -> Option<String> {
@@ -86,14 +78,6 @@ fn read(path: impl AsRef<Path>) -> Option<String> {
 
 fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
-}
-
-/// The value of `name value` in a `memory.stat`.
-fn field(text: &str, name: &str) -> Option<u64> {
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .find(|(key, _)| *key == name)
-        .and_then(|(_, value)| number(value))
 }
 
 /// The value of `Name:   123 kB`, in bytes.
@@ -161,9 +145,6 @@ mod tests {
                       Max open files            1024                 1048576              files\n";
         assert_eq!(open_files(limits), Some(1024));
         assert_eq!(open_files("Max open files unlimited unlimited"), None);
-        let stat = "cache 5\ntotal_inactive_file 77\n";
-        assert_eq!(field(stat, "total_inactive_file"), Some(77));
-        assert_eq!(field(stat, "inactive_file"), None);
     }
 
     #[test]
@@ -177,21 +158,13 @@ mod tests {
         put("memory/memory.limit_in_bytes", "9223372036854771712\n");
         put("memory/a/memory.limit_in_bytes", "1000000\n");
         put("memory/a/b/memory.limit_in_bytes", "2000000\n");
-        put("memory/a/memory.usage_in_bytes", "5000\n");
-        put(
-            "memory/a/memory.stat",
-            "total_inactive_file 1000\ntotal_active_file 500\n",
-        );
         let group = memory_group("4:cpu:/x\n3:memory:/a/b\n0::/\n", &root).unwrap();
         assert_eq!((group.limit, group.version), (1_000_000, 1));
-        assert_eq!(group.used(), Some(3_500));
+        assert_eq!(group.folder(), root.join("memory/a"));
         put("c/d/memory.max", "max\n");
         put("c/memory.max", "300000\n");
-        put("c/memory.current", "4000\n");
-        put("c/memory.stat", "inactive_file 1000\n");
         let group = memory_group("0::/c/d\n", &root).unwrap();
         assert_eq!((group.limit, group.version), (300_000, 2));
-        assert_eq!(group.used(), Some(3_000));
         assert_eq!(memory_group("0::/none\n", &root), None);
         assert_eq!(memory_group("garbage", &root), None);
         fs::remove_dir_all(&root).unwrap();
@@ -203,6 +176,5 @@ mod tests {
         let machine = Machine::read();
         assert!(machine.ram.unwrap() > 1 << 20);
         assert!(machine.descriptors.is_none_or(|limit| limit > 0));
-        assert!(resident().unwrap() > 1 << 16);
     }
 }

@@ -17,6 +17,7 @@ mod ledger;
 mod limits;
 mod machine;
 mod memory;
+mod source;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,10 +36,11 @@ pub use self::{
     keep::{Backoff, KeptError, KeptPeer, KeptState},
     ledger::{Entry, Ledger, Network, Refusal},
     limits::{Explanation, Limits, RESERVED_DESCRIPTORS},
-    machine::{Machine, MemoryGroup, resident},
+    machine::{Machine, MemoryGroup},
     memory::{MemoryWatch, Step},
+    source::{MemorySource, MemoryUse},
 };
-pub(crate) use keep::keep;
+pub(crate) use self::{keep::keep, limits::max_dials, source::SystemMemory};
 
 /// Budgets of peers kept beyond the connections there are, before unused ones are dropped.
 const SPARE_BUDGETS: usize = 64;
@@ -62,6 +64,7 @@ pub(crate) struct Manager {
     gater: Option<Arc<dyn ConnectionGater>>,
     buffers: Budget,
     buffers_per_peer: usize,
+    /// Locked after the ledger where both are.
     budgets: Mutex<HashMap<PeerId, Budget>>,
     closes: Mutex<BTreeMap<(Party, &'static str), u64>>,
     /// There may be something to trim, or memory to watch.
@@ -131,12 +134,26 @@ impl Manager {
         self.ledger.lock().wants_proof(now(), ip)
     }
 
-    /// A connection has ended, and no other to its peer is left if `last`.
-    pub(crate) fn ended(&self, id: u64, peer: &PeerId, reason: &CloseReason, last: bool) {
-        self.ledger.lock().remove(id);
-        if last {
-            self.budgets.lock().remove(peer);
+    /// Counts a dial of `addr` for as long as the answer lives, if it takes a descriptor.
+    pub(crate) fn dialling(
+        self: &Arc<Self>,
+        addr: &Multiaddr,
+    ) -> Result<Option<Dialling>, Refusal> {
+        if !takes_descriptor(addr) {
+            return Ok(None);
         }
+        self.ledger.lock().begin_dial()?;
+        Ok(Some(Dialling(Arc::clone(self))))
+    }
+
+    /// A connection has ended.
+    pub(crate) fn ended(&self, id: u64, reason: &CloseReason) {
+        self.ledger.lock().remove(id);
+        self.closed(reason);
+    }
+
+    /// Counts the end of a connection, also of one that was ready and never entered.
+    pub(crate) fn closed(&self, reason: &CloseReason) {
         let mut closes = self.closes.lock();
         *closes.entry((reason.who(), reason.why())).or_default() += 1;
     }
@@ -169,9 +186,8 @@ impl Manager {
         let connections = self.ledger.lock().len();
         let mut budgets = self.budgets.lock();
         if budgets.len() > 2 * connections + SPARE_BUDGETS {
-            // Of handshakes that came to nothing.
-            let ledger = self.ledger.lock();
-            budgets.retain(|peer, budget| budget.used() > 0 || ledger.is_connected(peer));
+            // Connections and handshakes that are left hold theirs.
+            budgets.retain(|_, budget| budget.is_shared());
         }
         budgets
             .entry(peer)
@@ -217,6 +233,16 @@ impl Drop for Visit {
     }
 }
 
+/// A dial under way that takes a descriptor.
+#[derive(Debug)]
+pub(crate) struct Dialling(Arc<Manager>);
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.0.ledger.lock().end_dial();
+    }
+}
+
 /// Time now, from tokio's clock so that tests may pause it.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -240,7 +266,7 @@ pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use barewire_base::Keypair;
 
     use super::*;
@@ -267,6 +293,53 @@ mod tests {
         assert_eq!(manager.fattest().len(), 2);
         drop(held);
         drop(second.try_reserve(1).unwrap());
+    }
+
+    #[test]
+    fn a_handshake_keeps_its_budget_when_the_last_connection_ends() {
+        let manager = Manager::new(Limits::default(), None);
+        let addr: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let peer = Keypair::generate(&mut rand::rng()).peer_id();
+        let secured = |peer| manager.secured(peer, Role::Server, &addr).unwrap();
+        let (_connection, handshake) = (secured(peer), secured(peer));
+        manager.ended(0, &CloseReason::Local(LocalReason::Idle));
+        for _ in 0..500 {
+            secured(Keypair::generate(&mut rand::rng()).peer_id());
+        }
+        let _held = handshake.try_reserve(7).unwrap();
+        assert_eq!(secured(peer).used(), 7, "the peer has one budget");
+    }
+
+    #[test]
+    fn ledger_and_budgets_are_locked_in_one_order() {
+        let manager = Arc::new(Manager::new(Limits::default(), None));
+        let addr: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let peers: Vec<_> = (0..2 * SPARE_BUDGETS)
+            .map(|_| Keypair::generate(&mut rand::rng()).peer_id())
+            .collect();
+        let (done, finished) = std::sync::mpsc::channel();
+        let threads = (0..2).map(|thread| {
+            let (manager, done) = (Arc::clone(&manager), done.clone());
+            let (peers, addr) = (peers.clone(), addr.clone());
+            move || {
+                for round in 0..20_000 {
+                    if thread == 0 {
+                        // As the memory watch does.
+                        let _ledger = manager.ledger.lock();
+                        manager.fattest();
+                    } else {
+                        let peer = peers[round % peers.len()];
+                        manager.secured(peer, Role::Server, &addr).unwrap();
+                    }
+                }
+                done.send(()).unwrap();
+            }
+        });
+        threads.for_each(|thread| drop(std::thread::spawn(thread)));
+        for _ in 0..2 {
+            let waited = finished.recv_timeout(std::time::Duration::from_secs(60));
+            waited.expect("the threads wait for each other");
+        }
     }
 
     #[test]
