@@ -5,6 +5,8 @@
 
 mod config;
 mod connection;
+#[cfg(feature = "qlog")]
+mod qlog;
 mod socket;
 mod stream;
 
@@ -144,6 +146,8 @@ impl Sockets {
             .map_err(|error| io_error(addr, &error))?;
         let verdict = Verdict::default();
         let (transport, window) = self.windows.take();
+        #[cfg(feature = "qlog")]
+        let transport = qlog::traced(&self.config, transport, window.as_ref(), Role::Client);
         let mut config = self
             .client_config(expected, &verdict)
             .map_err(|error| io_error(addr, &error))?;
@@ -311,6 +315,13 @@ impl QuicIncoming {
     pub(crate) async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
         let verdict = Verdict::default();
         let (transport, window) = self.sockets.windows.take();
+        #[cfg(feature = "qlog")]
+        let transport = qlog::traced(
+            &self.sockets.config,
+            transport,
+            window.as_ref(),
+            Role::Server,
+        );
         let mut server =
             self.sockets
                 .server_config(&verdict)
