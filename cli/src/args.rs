@@ -134,6 +134,15 @@ pub(crate) enum Security {
     Tls,
 }
 
+impl Security {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Noise => "noise",
+            Self::Tls => "tls",
+        }
+    }
+}
+
 impl From<Security> for SecurityKind {
     fn from(security: Security) -> Self {
         match security {
@@ -185,15 +194,9 @@ pub(crate) struct NodeArgs {
     /// File with the key, made if it does not exist. Without it the identity is new.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
-    /// Secure channels, best first, separated by commas. With a single one a dial takes a round trip
-    /// less.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        default_value = "noise",
-        value_name = "LIST"
-    )]
+    /// Secure channels, best first, separated by commas. Without it, listening takes noise and tls, and
+    /// dialling proposes noise alone, since with a single one a dial takes a round trip less.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub(crate) security: Vec<Security>,
     /// Muxer implementation.
     #[arg(long, value_enum, default_value = "yamux")]
@@ -206,6 +209,9 @@ pub(crate) struct NodeArgs {
     /// What paces a QUIC sender.
     #[arg(long, value_enum, default_value = "bbr")]
     pub(crate) quic_congestion: Congestion,
+    /// Folder for a qlog file of each QUIC connection. QLOGDIR does the same.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) qlog: Option<PathBuf>,
     /// Close a connection after this time without streams (ping and identify do not count), such as
     /// 60s or 500ms; off for never.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = idle_timeout)]

@@ -1,6 +1,9 @@
 //! `barewire resolve` and `barewire dial`.
 
-use std::{sync::Arc, sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{
@@ -92,34 +95,48 @@ pub(crate) async fn dial(args: &DialArgs) -> Result<(), Failure> {
     let endpoint = endpoint(&args.node).await?;
     let json = args.node.json;
     let trace = args.trace;
-    // An observer has no other place to keep when it was last told.
-    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let attempts = Arc::new(Mutex::new(Attempts::default()));
     let target = target(&args.whom)?.observed_by({
         let attempts = Arc::clone(&attempts);
         move |event| {
-            if trace {
-                tell(json, event, &attempts);
-            }
+            tell(trace, json, event, &attempts);
         }
     });
+    let begun = Instant::now();
     let connected = tokio::time::timeout(args.timeout, endpoint.connect(target)).await;
-    let connection = connected.map_err(|_| {
-        format!(
-            "no connection within {:?}; check the addresses or raise --timeout",
-            args.timeout
-        )
-    })??;
+    let connected = match connected {
+        Ok(connected) => connected.map_err(Failure::from),
+        Err(_) => Err(unanswered(args.timeout, &attempts)),
+    };
+    let connection = match connected {
+        Ok(connection) => connection,
+        Err(failure) => {
+            if json {
+                let value = json!({
+                    "event": "failed", "error": failure.0, "ms": ms(begun.elapsed()),
+                    "stats": stats(&endpoint),
+                });
+                say(&value.to_string());
+            }
+            return Err(failure);
+        }
+    };
+    let took = begun.elapsed();
     let info = connection.info();
     let value = json!({
         "event": "connected", "peer": info.peer_id.to_string(),
         "addr": info.remote_addr.to_string(), "local": info.local_addr.to_string(),
         "transport": info.transport, "security": info.security, "muxer": info.muxer,
-        "stats": stats(&endpoint),
+        "early_muxer": info.early_muxer, "ms": ms(took), "stats": stats(&endpoint),
     });
     output::event(json, &value, || {
         format!(
-            "connected to {} at {} over {} from {}",
-            info.peer_id, info.remote_addr, info.transport, info.local_addr
+            "connected to {} at {} over {} from {} in {} ms",
+            info.peer_id,
+            info.remote_addr,
+            info.transport,
+            info.local_addr,
+            ms(took)
         )
     });
     endpoint.shutdown(GOODBYE).await;
@@ -164,13 +181,41 @@ fn target(whom: &[Whom]) -> Result<DialTarget, Failure> {
     })
 }
 
-/// Prints a step of the dial, with how long the attempt ran when it ends.
-fn tell(json: bool, event: &DialEvent, attempts: &Mutex<Vec<(Multiaddr, Duration)>>) {
+/// The command's own deadline came first: what was still being tried, and what had failed before.
+fn unanswered(timeout: Duration, attempts: &Mutex<Attempts>) -> Failure {
+    let attempts = attempts
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut lines = vec![format!(
+        "no connection within {timeout:?}; check the addresses or raise --timeout"
+    )];
+    lines.extend(attempts.failed.iter().cloned());
+    let running = attempts.running.iter();
+    lines.extend(running.map(|(addr, _)| format!("{addr}: no answer yet")));
+    Failure(lines.join("\n  "))
+}
+
+/// Those of one dial.
+#[derive(Default)]
+struct Attempts {
+    /// With when they began.
+    running: Vec<(Multiaddr, Duration)>,
+    /// A line for each.
+    failed: Vec<String>,
+}
+
+/// Most failed attempts that are kept for the error.
+const KEPT: usize = 64;
+
+/// Keeps where the attempts are, and prints the step if it is asked for, with how long the attempt ran when
+/// it ends.
+fn tell(trace: bool, json: bool, event: &DialEvent, attempts: &Mutex<Attempts>) {
     let mut attempts = attempts
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let begun = attempts.iter().position(|(addr, _)| *addr == event.addr);
-    let ran = begun.map(|at| event.at.saturating_sub(attempts[at].1));
+    let running = &mut attempts.running;
+    let begun = running.iter().position(|(addr, _)| *addr == event.addr);
+    let ran = begun.map(|at| event.at.saturating_sub(running[at].1));
     let (what, stage, detail) = match &event.step {
         DialStep::Resolving => ("resolving", Some("name"), None),
         DialStep::Resolved(resolution) => {
@@ -199,12 +244,24 @@ fn tell(json: bool, event: &DialEvent, attempts: &Mutex<Vec<(Multiaddr, Duration
     };
     match (&event.step, begun) {
         (DialStep::Started | DialStep::Resolving, _) => {
-            attempts.push((event.addr.clone(), event.at));
+            running.push((event.addr.clone(), event.at));
         }
         (_, Some(at)) => {
-            attempts.swap_remove(at);
+            running.swap_remove(at);
         }
         _ => {}
+    }
+    if let DialStep::Failed(error) = &event.step
+        && attempts.failed.len() < KEPT
+    {
+        let (addr, error) = (event.addr.to_string(), error.to_string());
+        attempts.failed.push(match error.contains(&addr) {
+            true => error,
+            false => format!("{addr}: {error}"),
+        });
+    }
+    if !trace {
+        return;
     }
     let ran = ran.map(ms);
     if json {

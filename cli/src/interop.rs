@@ -23,6 +23,7 @@ use crate::{
     args::{Args, Command, NodeArgs},
     failure::Failure,
     listen::endpoint,
+    remote::Watch,
 };
 
 /// What the harnesses give a test.
@@ -50,9 +51,39 @@ struct Plan {
 struct Perf {
     upload_bytes: u64,
     download_bytes: u64,
-    upload_iterations: u64,
-    download_iterations: u64,
-    latency_iterations: u64,
+    uploads: Rounds,
+    downloads: Rounds,
+    latencies: Rounds,
+}
+
+/// How often something is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    Times(u64),
+    /// As often as fits, and once at least.
+    For(Duration),
+}
+
+/// Most rounds of [`Rounds::For`].
+const MAX_ROUNDS: u64 = 10_000;
+
+impl Rounds {
+    /// `DURATION` counts where the number is not given.
+    fn read(name: &str, default: u64, duration: Option<Duration>) -> Result<Self, Failure> {
+        Ok(match (var(name), duration) {
+            (None, Some(duration)) => Self::For(duration),
+            _ => Self::Times(number(name, default)?),
+        })
+    }
+
+    /// Whether there is another one after `done`, of which the first began at `begun`.
+    fn more(self, done: usize, begun: Instant) -> bool {
+        let done = done as u64;
+        match self {
+            Self::Times(times) => done < times,
+            Self::For(duration) => done == 0 || (done < MAX_ROUNDS && begun.elapsed() < duration),
+        }
+    }
 }
 
 /// A variable, if it is set to something; the harness writes `null` for nothing.
@@ -151,18 +182,23 @@ impl Perf {
             "UPLOAD_ITERATIONS",
             "DOWNLOAD_ITERATIONS",
             "LATENCY_ITERATIONS",
+            "DURATION",
         ];
         // Also when they are set to `null`.
         if names.iter().all(|name| env::var_os(name).is_none()) {
             return Ok(None);
         }
-        let [upload, download, uploads, downloads, latencies] = names;
+        let [upload, download, uploads, downloads, latencies, duration] = names;
+        let duration = match var(duration) {
+            Some(_) => Some(Duration::from_secs(number(duration, 0)?)),
+            None => None,
+        };
         Ok(Some(Self {
             upload_bytes: number(upload, 1 << 30)?,
             download_bytes: number(download, 1 << 30)?,
-            upload_iterations: number(uploads, 10)?,
-            download_iterations: number(downloads, 10)?,
-            latency_iterations: number(latencies, 100)?,
+            uploads: Rounds::read(uploads, 10, duration)?,
+            downloads: Rounds::read(downloads, 10, duration)?,
+            latencies: Rounds::read(latencies, 100, duration)?,
         }))
     }
 }
@@ -229,16 +265,18 @@ async fn dial(plan: &Plan) -> Result<(), Failure> {
     eprintln!("dialling {addr}");
     let endpoint = endpoint(&plan.node).await?;
     let begun = Instant::now();
-    let measured = async {
+    let connected = async {
         let connection = endpoint.dial(addr.parse::<Multiaddr>()?).await?;
         ping::ping(&connection, plan.timeout).await?;
-        let handshake_and_ping = begun.elapsed();
-        if let Some(perf) = &plan.perf {
-            return measure(perf, &connection, plan.timeout).await;
-        }
+        Ok::<_, Failure>((connection, begun.elapsed()))
+    };
+    let too_long = |_| Failure::from("the test took too long");
+    let connected = tokio::time::timeout(plan.timeout, connected);
+    let (connection, handshake_and_ping) = connected.await.map_err(too_long)??;
+    let measured = async {
         let ping = ping::ping(&connection, plan.timeout).await?;
         let (handshake, ping) = (millis(handshake_and_ping), millis(ping));
-        Ok(if plan.legacy {
+        Ok::<_, Failure>(if plan.legacy {
             json!({"handshakePlusOneRTTMillis": handshake, "pingRTTMilllis": ping}).to_string()
         } else {
             format!(
@@ -246,9 +284,14 @@ async fn dial(plan: &Plan) -> Result<(), Failure> {
             )
         })
     };
-    let result = tokio::time::timeout(plan.timeout, measured)
-        .await
-        .map_err(|_| Failure::from("the test took too long"))??;
+    let result = match &plan.perf {
+        // Its length is up to whoever set it up: a transfer may take long, but not stand still.
+        Some(perf) => measure(perf, &connection, plan.timeout).await?,
+        None => {
+            let measured = tokio::time::timeout(plan.timeout, measured);
+            measured.await.map_err(too_long)??
+        }
+    };
     println!("{result}");
     endpoint.shutdown(Duration::from_secs(1)).await;
     Ok(())
@@ -260,18 +303,26 @@ async fn measure(
     timeout: Duration,
 ) -> Result<String, Failure> {
     let gbps = |bytes: u64, time: Duration| bytes as f64 * 8.0 / 1e9 / time.as_secs_f64();
-    let mut uploads = Vec::new();
-    for _ in 0..perf.upload_iterations {
-        let report = perf::measure(connection, perf.upload_bytes, 0, |_| {}).await?;
+    let transfer = async |upload, download| {
+        let watch = Watch::new("perf", upload + download, true);
+        let moved = |progress| match progress {
+            perf::Progress::Sent(bytes) | perf::Progress::Received(bytes) => watch.add(bytes),
+        };
+        let transfer = perf::measure(connection, upload, download, moved);
+        watch.guard(timeout, transfer).await
+    };
+    let (mut uploads, begun) = (Vec::new(), Instant::now());
+    while perf.uploads.more(uploads.len(), begun) {
+        let report = transfer(perf.upload_bytes, 0).await?;
         uploads.push(gbps(report.upload_bytes, report.upload));
     }
-    let mut downloads = Vec::new();
-    for _ in 0..perf.download_iterations {
-        let report = perf::measure(connection, 0, perf.download_bytes, |_| {}).await?;
+    let (mut downloads, begun) = (Vec::new(), Instant::now());
+    while perf.downloads.more(downloads.len(), begun) {
+        let report = transfer(0, perf.download_bytes).await?;
         downloads.push(gbps(report.download_bytes, report.download));
     }
-    let mut latencies = Vec::new();
-    for _ in 0..perf.latency_iterations {
+    let (mut latencies, begun) = (Vec::new(), Instant::now());
+    while perf.latencies.more(latencies.len(), begun) {
         latencies.push(millis(ping::ping(connection, timeout).await?));
     }
     Ok(format!(

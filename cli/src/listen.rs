@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     announce::Announcer,
-    args::{IdArgs, ListenArgs, NodeArgs},
+    args::{IdArgs, ListenArgs, NodeArgs, Security},
     failure::Failure,
     metrics, output, watch,
 };
@@ -68,21 +68,38 @@ fn identity(args: &NodeArgs) -> Result<Keypair, Failure> {
 
 /// The same for a given identity.
 pub(crate) async fn endpoint_of(keypair: Keypair, args: &NodeArgs) -> Result<Endpoint, Failure> {
-    let config = config(args)?;
+    let config = config(args, &[Security::Noise])?;
     Ok(Endpoint::builder(keypair).config(config).bind().await?)
 }
 
-/// What the common options configure.
-fn config(args: &NodeArgs) -> Result<Config, Failure> {
+/// What the common options configure. `security` is what is spoken unless the options say.
+fn config(args: &NodeArgs, security: &[Security]) -> Result<Config, Failure> {
     let mut config = match args.memory_limit {
         Some(bytes) => Config::from_memory(bytes),
         None => Config::default(),
     };
-    config.security = args.security.iter().copied().map(Into::into).collect();
+    let security = match args.security.as_slice() {
+        [] => security,
+        named => named,
+    };
+    if let Some((_, again)) = security
+        .iter()
+        .enumerate()
+        .find(|(at, one)| security[..*at].contains(one))
+    {
+        return Err(format!("--security names {} twice", again.name()).into());
+    }
+    config.security = security.iter().copied().map(Into::into).collect();
     config.log_tls_keys = true;
     config.muxer = args.muxer.into();
     config.quic.max_mtu = args.quic_mtu;
     config.quic.congestion = args.quic_congestion.into();
+    let qlog = args.qlog.clone();
+    config.quic.qlog = qlog.or_else(|| {
+        std::env::var_os("QLOGDIR")
+            .filter(|dir| !dir.is_empty())
+            .map(Into::into)
+    });
     config.idle_timeout = args.idle_timeout.0;
     if let Some(file) = &args.psk {
         config.psk = Some(Psk::from_file(file)?);
@@ -101,7 +118,8 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     // Before anybody can know that this node is there to be stopped.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut config = config(&args.node)?;
+    // Whoever dials speaks one of the two.
+    let mut config = config(&args.node, &[Security::Noise, Security::Tls])?;
     if let (Some(chain), Some(key)) = (&args.ws_cert, &args.ws_key) {
         config.ws.certificate = Some(Certificate::from_pem_files(chain, key)?);
     }

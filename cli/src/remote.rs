@@ -286,13 +286,13 @@ fn hex(hash: digest::Context) -> String {
 }
 
 /// Progress of a transfer: a bar for people, a deadline that moves while bytes move.
-struct Watch {
+pub(crate) struct Watch {
     bar: ProgressBar,
     moved: AtomicU64,
 }
 
 impl Watch {
-    fn new(name: &'static str, bytes: u64, json: bool) -> Self {
+    pub(crate) fn new(name: &'static str, bytes: u64, json: bool) -> Self {
         let bar = if json || !std::io::stderr().is_terminal() {
             ProgressBar::hidden()
         } else {
@@ -310,13 +310,13 @@ impl Watch {
         }
     }
 
-    fn add(&self, bytes: u64) {
+    pub(crate) fn add(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
         self.bar.inc(bytes);
     }
 
     /// Runs `work` as long as it makes progress.
-    async fn guard<T, E>(
+    pub(crate) async fn guard<T, E>(
         &self,
         patience: Duration,
         work: impl Future<Output = Result<T, E>>,

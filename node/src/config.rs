@@ -44,7 +44,7 @@ pub struct Config {
     /// single one its handshake goes out with the proposal, which saves a round trip. Listening
     /// accepts any of them. Default: Noise alone, which every libp2p implementation speaks.
     pub security: Vec<SecurityKind>,
-    /// Whether the secrets of TLS are written to the file that the environment variable
+    /// Whether the secrets of TLS, over TCP, in QUIC and below secure WebSockets, are written to the file that the environment variable
     /// `SSLKEYLOGFILE` names, where there is one. Whoever has that file can read all traffic.
     /// Default off.
     pub log_tls_keys: bool,

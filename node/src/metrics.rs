@@ -128,11 +128,12 @@ impl Metrics {
             .observe(rtt.as_secs_f64());
     }
 
-    /// An attempt to connect to one address has ended, by an error or by a connection.
-    pub(crate) fn dialled(&self, addr: &Multiaddr, error: Option<&DialError>) {
+    /// What came of an address that was to be dialled: `connected`, `cancelled`, or
+    /// [what kept it](outcome_of).
+    pub(crate) fn dialled(&self, addr: &Multiaddr, outcome: &'static str) {
         let attempt = Attempt {
             transport: transport_of(addr),
-            outcome: error.map_or("connected", outcome_of),
+            outcome,
         };
         self.dials.get_or_create(&attempt).inc();
     }
@@ -159,7 +160,7 @@ impl Metrics {
         );
         registry.register(
             "dials",
-            "Addresses dialled, by what came of it",
+            "Addresses that were to be dialled, by what came of it",
             self.dials.clone(),
         );
         registry.register_collector(Box::new(live));
@@ -199,7 +200,8 @@ fn transport_of(addr: &Multiaddr) -> &'static str {
     name
 }
 
-fn outcome_of(error: &DialError) -> &'static str {
+/// The kind of an error in few words.
+pub(crate) fn outcome_of(error: &DialError) -> &'static str {
     match error {
         DialError::Transport(TransportError::Timeout(_)) => "timeout",
         DialError::Transport(TransportError::Unsupported(_)) => "unsupported",
@@ -208,6 +210,10 @@ fn outcome_of(error: &DialError) -> &'static str {
         DialError::WrongPeer { .. } => "wrong_peer",
         DialError::Limit { .. } => "limit",
         DialError::Gated { .. } => "gated",
+        DialError::Skipped { .. } => "skipped",
+        DialError::Name { .. } => "name",
+        DialError::PrivateName { .. } => "private_name",
+        DialError::OwnAddress(_) => "own_address",
         _ => "other",
     }
 }

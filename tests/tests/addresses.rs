@@ -315,7 +315,7 @@ fn ip(args: &str) -> bool {
 async fn a_wildcard_follows_the_interfaces() {
     let name = format!("bw{}", std::process::id() % 100_000);
     if !ip(&format!("link add {name}a type veth peer name {name}b")) {
-        println!("skipped: no interface can be made here (this needs root and ip)");
+        barewire_tests::skip("no interface can be made here (this needs root and ip)");
         return;
     }
     assert!(ip(&format!("link set {name}a up")));

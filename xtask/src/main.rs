@@ -35,6 +35,12 @@ enum Task {
         #[arg(long, default_value_t = 9)]
         rounds: u32,
     },
+    /// The attacks alone, with the figures they print.
+    Attacks {
+        /// At full size, which takes long.
+        #[arg(long)]
+        full: bool,
+    },
     /// Proves that the protocol cores hold no runtime and the main tree no framework crate.
     Layers,
 }
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
             fuzz_seconds,
             rounds,
         } => full(fuzz_seconds, rounds),
+        Task::Attacks { full } => attacks(full),
         Task::Layers => layers(),
     };
     match outcome {
@@ -61,6 +68,10 @@ fn main() -> ExitCode {
 
 /// Crates that must stay free of any runtime.
 const CORES: [&str; 3] = ["barewire-base", "barewire-security", "barewire-mux"];
+/// The crate of the end-to-end tests.
+const TESTS: &str = "barewire-tests";
+/// Its test programs that attack a node.
+const ATTACKS: [&str; 3] = ["attacks", "ws_attacks", "connection_life"];
 /// Crates of other stacks; they appear only in workspaces of their own.
 const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
 
@@ -86,7 +97,9 @@ fn test(fuzz_seconds: u64) -> Result<()> {
         cargo(["build", "--release", "-p", "barewire-cli"])
     })?;
     step("tests", || {
-        cargo(["test", "--workspace", "--all-features", "--no-fail-fast"])
+        // What attack and end-to-end tests measure is half of their worth.
+        let mut tests = test_command(&["--workspace", "--no-fail-fast"]);
+        run(tests.env("RUST_TEST_NOCAPTURE", "1"))
     })?;
     step("documentation", || {
         run(Command::new(env!("CARGO"))
@@ -96,36 +109,43 @@ fn test(fuzz_seconds: u64) -> Result<()> {
     step("fuzzing", || tools.fuzz(fuzz_seconds))
 }
 
+/// `cargo test` with all features, and `args`.
+fn test_command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["test", "--all-features"]).args(args);
+    command
+}
+
+fn attacks(whole: bool) -> Result<()> {
+    let mut tests = test_command(&["--release", "-p", TESTS, "--no-fail-fast"]);
+    for name in ATTACKS {
+        tests.args(["--test", name]);
+    }
+    tests.args(["--", "--nocapture"]);
+    if whole {
+        tests.arg("--include-ignored").env("BAREWIRE_FULL", "1");
+    }
+    run(&mut tests)
+}
+
 fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
     test(10)?;
     let tools = Tools::install(&["cargo-fuzz"])?;
-    step("attacks at full size", || {
-        run(Command::new(env!("CARGO"))
-            .args([
-                "test",
-                "--release",
-                "-p",
-                "barewire-tests",
-                "--",
-                "--nocapture",
-            ])
-            .env("BAREWIRE_FULL", "1"))
+    step("end to end, attacks and interop at full size", || {
+        let mut tests = test_command(&["--release", "-p", TESTS, "--no-fail-fast"]);
+        tests.args(["--", "--nocapture", "--include-ignored"]);
+        run(tests.env("BAREWIRE_FULL", "1"))
     })?;
     step("criterion benches", || {
         cargo(["bench", "-p", "barewire-bench"])
     })?;
-    step("comparison with the peers", || {
-        cargo([
-            "run",
-            "--release",
-            "-p",
-            "barewire-bench",
-            "--",
-            "compare",
-            "--rounds",
-            &rounds.to_string(),
-        ])
-    })?;
+    for over in ["tcp", "ws"] {
+        step(&format!("comparison with the peers over {over}"), || {
+            run(Command::new(env!("CARGO"))
+                .args(["run", "--release", "-p", "barewire-bench", "--", "compare"])
+                .args(["--over", over, "--rounds", &rounds.to_string()]))
+        })?;
+    }
     step("varints, 10^8 executions", || {
         tools.fuzz_with(
             6 * 3600,

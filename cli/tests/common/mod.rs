@@ -102,6 +102,13 @@ impl Listener {
         }
     }
 
+    /// The next event on stdout.
+    pub fn next_event(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
     pub fn addr(&self) -> &str {
         &self.addrs[0]
     }

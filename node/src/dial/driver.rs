@@ -27,6 +27,7 @@ use crate::{
     error::DialError,
     incidents::Incident,
     manager::{Dialling, Gated},
+    metrics::outcome_of,
 };
 
 /// What all dials of an endpoint share.
@@ -336,7 +337,6 @@ impl Dial<'_> {
             Ok((connection, inbound)) => match self.establish(&addr, &connection, inbound) {
                 Ok(connection) => {
                     self.shared.metrics.handshake(&connection, took);
-                    self.shared.metrics.dialled(&addr, None);
                     self.won(id, &addr, &connection);
                     return Some(connection);
                 }
@@ -352,7 +352,6 @@ impl Dial<'_> {
             }
         };
         self.shared.dialer.counters.count(&addr, Count::Failure);
-        self.shared.metrics.dialled(&addr, Some(&error));
         self.failed(id, &addr, error);
         None
     }
@@ -380,13 +379,16 @@ impl Dial<'_> {
 
     fn won(&mut self, id: usize, addr: &Multiaddr, connection: &Connection) {
         self.shared.dialer.counters.count(addr, Count::Success);
+        self.shared.metrics.dialled(addr, "connected");
         self.tell(addr, || DialStep::Connected(connection.info().clone()));
         let plan = &mut self.places.plan;
         let (ran, waited) = self.shared.dialer.planner.lock().succeeded(plan, id);
         for (_, addr) in ran {
+            self.shared.metrics.dialled(&addr, "cancelled");
             self.tell(&addr, || DialStep::Cancelled);
         }
         for addr in waited {
+            self.shared.metrics.dialled(&addr, "skipped");
             self.tell(&addr, || {
                 let addr = addr.clone();
                 let why = Skip::Unneeded;
@@ -413,6 +415,7 @@ impl Dial<'_> {
     }
 
     fn fail(&mut self, addr: &Multiaddr, error: DialError) {
+        self.shared.metrics.dialled(addr, outcome_of(&error));
         self.tell(addr, || DialStep::Failed(error.clone()));
         self.errors.push(error);
     }

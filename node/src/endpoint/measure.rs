@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Endpoint, Shared};
-use crate::{incidents::Incident, metrics::Live};
+use crate::{dial::BlackHoleState, incidents::Incident, metrics::Live};
 
 impl Endpoint {
     /// What this node has counted and holds now, as OpenMetrics text
@@ -115,6 +115,16 @@ impl Shared {
             "addresses",
             "Addresses this node listens on, is confirmed at, is seen at",
             kinds.map(|(kind, n)| (vec![label("kind", kind)], n as u64)),
+        );
+        let dials = self.dialer.stats();
+        let blocked = [("udp", dials.udp), ("ipv6", dials.ipv6)];
+        live.gauge(
+            "dials_blocked",
+            "1 where so few dials of a kind succeed that its packets seem not to get through",
+            blocked.map(|(kind, state)| {
+                let is = u64::from(state == BlackHoleState::Blocked);
+                (vec![label("kind", kind)], is)
+            }),
         );
         live.gauge(
             "peer_book_peers",

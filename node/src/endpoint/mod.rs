@@ -17,7 +17,9 @@ use std::{
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
 use barewire_security::{noise, tls};
-use barewire_transport::{Connection, Security, TransportConfig, Transports, UpgradeConfig};
+use barewire_transport::{
+    Connection, Security, TransportConfig, Transports, UpgradeConfig, ws::Certificate,
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OnceCell, watch},
@@ -184,6 +186,11 @@ impl EndpointBuilder {
         let mut transport = TransportConfig::default();
         transport.tcp = config.tcp.clone();
         transport.ws = config.ws.clone();
+        if config.log_tls_keys {
+            let ws = &mut transport.ws;
+            ws.certificate = ws.certificate.take().map(Certificate::with_key_log);
+            ws.roots = std::mem::take(&mut ws.roots).with_key_log();
+        }
         transport.quic = config.quic.clone();
         transport.tls = Some(tls);
         let peer_id = keypair.peer_id();

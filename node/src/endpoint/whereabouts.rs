@@ -1,7 +1,7 @@
 //! Where this node is and where its peers are: listeners, interfaces, what others observe, the peer
 //! book.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use barewire_base::{Multiaddr, PeerId};
 use barewire_transport::Connection;
@@ -27,7 +27,7 @@ pub(super) async fn open_book(config: PeerBookConfig) -> Result<PeerBook, BindEr
     let opening = tokio::task::spawn_blocking(move || PeerBook::open(&config));
     let opened = opening.await.unwrap_or_else(|_| {
         // Only if the runtime ends meanwhile.
-        let kind = std::io::ErrorKind::Interrupted;
+        let kind = io::ErrorKind::Interrupted;
         Err(PeerBookError::Io { path, kind })
     });
     Ok(opened?)
@@ -101,7 +101,8 @@ impl Shared {
                     self.tasks.spawn(follow(Arc::clone(self), interfaces));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot watch the network interfaces");
+                    tracing::warn!(%error, "cannot watch the network interfaces yet");
+                    self.tasks.spawn(follow_later(Arc::clone(self)));
                 }
             })
             .await;
@@ -149,6 +150,30 @@ impl Shared {
 fn missing(all: &[Multiaddr], among: &[Multiaddr]) -> Vec<Multiaddr> {
     let missing = all.iter().filter(|addr| !among.contains(addr));
     missing.cloned().collect()
+}
+
+/// As [`follow`], once the interfaces can be watched.
+async fn follow_later(shared: Arc<Shared>) {
+    let opened = tokio::select! {
+        () = shared.stop.cancelled() => return,
+        opened = until_opened(Interfaces::open) => opened,
+    };
+    let ips = opened.ips();
+    shared.change_addresses(|addresses| addresses.set_interfaces(ips));
+    follow(shared, opened).await;
+}
+
+/// Tries again, less and less often, until it works. The first try comes after a pause.
+async fn until_opened<T>(mut open: impl AsyncFnMut() -> io::Result<T>) -> T {
+    let mut pause = MIN_PAUSE;
+    loop {
+        sleep(pause).await;
+        match open().await {
+            Ok(opened) => return opened,
+            Err(error) => tracing::debug!(%error, "cannot watch the network interfaces yet"),
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
 }
 
 /// Follows the interfaces until the endpoint stops.
@@ -206,5 +231,26 @@ async fn expire_observed(shared: Arc<Shared>) {
         shared.change_addresses(|addresses| {
             addresses.observed.handle_timeout(now);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_cannot_be_watched_yet_is_asked_again() {
+        let begun = Instant::now();
+        let mut failures = 12;
+        let opened = until_opened(async || match failures {
+            0 => Ok("opened"),
+            _ => {
+                failures -= 1;
+                Err(io::Error::from(io::ErrorKind::QuotaExceeded))
+            }
+        });
+        assert_eq!(opened.await, "opened");
+        // 1, 2, 4, … 256 s, and 300 s from then on.
+        assert_eq!(begun.elapsed(), Duration::from_secs(511 + 4 * 300));
     }
 }

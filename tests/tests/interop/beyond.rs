@@ -1,10 +1,14 @@
 //! What a foreign stack cannot do, with the reason. Each entry is checked whenever it is met: the same must fail with
 //! another foreign stack in barewire's place, so that an entry is struck out as soon as the stack learns it.
 
-use barewire_tests::peers::Foreign;
+use barewire_tests::{
+    peers::Foreign,
+    process::{Process, run_failing},
+};
 
 use crate::{
-    Group, THEY_DIAL, WE_DIAL, between, combination::Combination, report::Outcome, what::What,
+    CellResult, DEADLINE, Group, THEY_DIAL, WE_DIAL, between, combination::Combination,
+    report::Outcome, what::What,
 };
 
 /// How often something has to work before its entry counts as wrong.
@@ -19,7 +23,7 @@ pub(crate) struct Beyond {
     /// One cell, or all.
     what: Option<What>,
     reason: &'static str,
-    /// Stacks with which it fails alike; none where there is nothing to run.
+    /// Stacks with which it fails alike; none where it fails by itself: it cannot listen, or dials not even barewire.
     with: &'static [Foreign],
 }
 
@@ -159,7 +163,36 @@ impl Beyond {
                 }
             }
         }
+        if self.with.is_empty() {
+            match alone(group, what).await {
+                Ok(said) => seen.push(said),
+                Err(cause) => {
+                    return Outcome::Failed(format!("{cause}, listed as: {}", self.reason));
+                }
+            }
+        }
         seen.insert(0, self.reason.to_owned());
         Outcome::Cannot(seen.join("; "))
     }
+}
+
+/// Starts the foreign program where it is said to be unable, and returns what it says about that.
+async fn alone(group: &Group<'_>, what: What) -> CellResult {
+    let said = if group.place.direction == WE_DIAL {
+        run_failing(group.foreign(), group.listen_line(), DEADLINE).await?
+    } else {
+        let mut line = group.listen_line();
+        line.push("--json".to_owned());
+        let (listener, addr) = Process::listen(group.barewire(), line, DEADLINE).await?;
+        let (command, _) = what.command();
+        let line = group.dial_line(command, &addr);
+        let said = run_failing(group.foreign(), line, DEADLINE).await?;
+        listener.stop(DEADLINE).await?;
+        said
+    };
+    let first = said
+        .lines()
+        .find(|line| line.contains(' '))
+        .unwrap_or_default();
+    Ok(format!("it says: {first:.160}"))
 }

@@ -8,7 +8,7 @@ use std::{
 use barewire_node::{Config, SecurityKind};
 use barewire_tests::{peers::Foreign, process::Failure};
 use barewire_transport::ws::{Certificate, Roots};
-use data_encoding::BASE64;
+use data_encoding::{BASE64, HEXLOWER};
 
 /// One column of the matrix.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,8 +112,8 @@ pub(crate) struct Files {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) ca: PathBuf,
-    /// Key files of two private networks.
-    pub(crate) psk: PathBuf,
+    /// Key files of a private network, the same key in each form there is, and of another network.
+    pub(crate) psk: [PathBuf; 3],
     pub(crate) other_psk: PathBuf,
 }
 
@@ -126,7 +126,7 @@ impl Files {
             cert: folder.join("cert.pem"),
             key: folder.join("key.pem"),
             ca: folder.join("ca.pem"),
-            psk: folder.join("swarm.key"),
+            psk: ["base16", "base64", "bin"].map(|form| folder.join(format!("swarm-{form}.key"))),
             other_psk: folder.join("other.key"),
             folder,
         };
@@ -150,8 +150,15 @@ impl Files {
         fs::write(&files.key, pem("PRIVATE KEY", &key.serialize_der()))?;
         let head = "/key/swarm/psk/1.0.0/\n";
         let random: [u8; 32] = rand::random();
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        fs::write(&files.psk, format!("{head}/base16/\n{hex}\n"))?;
+        let hex = HEXLOWER.encode(&random);
+        let base64 = BASE64.encode(&random);
+        let [as_hex, as_base64, as_bytes] = &files.psk;
+        fs::write(as_hex, format!("{head}/base16/\n{hex}\n"))?;
+        fs::write(as_base64, format!("{head}/base64/\n{base64}\n"))?;
+        fs::write(
+            as_bytes,
+            [format!("{head}/bin/\n").as_bytes(), &random].concat(),
+        )?;
         let other = [
             format!("{head}/bin/\n").as_bytes(),
             &rand::random::<[u8; 32]>(),

@@ -102,7 +102,7 @@ impl What {
                 Self::LateMuxer => !quic && noise && stack == Foreign::Go,
                 Self::EndBehindData => !we_dial && first && measured,
                 // Only this peer can be given a key.
-                Self::Private => stack == Foreign::Go && noise && !quic && !combination.is_wss(),
+                Self::Private => stack == Foreign::Go && !quic && !combination.is_wss(),
                 Self::Honest => !we_dial,
                 // The same check, whatever carries the handshake.
                 Self::WrongPeer => measured || first,

@@ -1,5 +1,7 @@
 //! Settings of QUIC, and what quinn is told of them.
 
+#[cfg(feature = "qlog")]
+use std::path::PathBuf;
 use std::{sync::Arc, time::Duration};
 
 use barewire_base::{Budget, Reservation};
@@ -8,7 +10,7 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, VarInt, congestion}
 /// The only version spoken: RFC 9000.
 const VERSION_1: u32 = 1;
 /// Smallest receive window a connection gets, however little memory is left.
-const MIN_WINDOW: u32 = 1024 * 1024;
+pub(super) const MIN_WINDOW: u32 = 1024 * 1024;
 /// A window takes at most this part of the memory that is left.
 const SHARE_OF_BUDGET: usize = 16;
 /// Windows on offer: the largest, and four times half of the one before.
@@ -48,6 +50,11 @@ pub struct QuicConfig {
     /// Whether a server follows a client to another address. Default false: an attacker could turn
     /// it to a victim.
     pub migration: bool,
+    /// Folder in which each connection, also one that fails, leaves a trace in qlog's JSON-SEQ form,
+    /// named `TIME-PROCESS-NUMBER-client.sqlog` or `…-server.sqlog`. It is made if it is not there. Traces grow with the
+    /// traffic, some hundred bytes per packet, and have no bound. Default `None`.
+    #[cfg(feature = "qlog")]
+    pub qlog: Option<PathBuf>,
 }
 
 /// Congestion controllers on offer.
@@ -74,6 +81,8 @@ impl Default for QuicConfig {
             congestion: CongestionController::default(),
             socket_buffer: 7 * 1024 * 1024,
             migration: false,
+            #[cfg(feature = "qlog")]
+            qlog: None,
         }
     }
 }
@@ -88,7 +97,7 @@ impl QuicConfig {
         endpoint
     }
 
-    fn transport(&self, window: u32) -> quinn::TransportConfig {
+    pub(super) fn transport(&self, window: u32) -> quinn::TransportConfig {
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(self.max_mtu);
         let mut transport = quinn::TransportConfig::default();

@@ -5,6 +5,8 @@
 
 mod config;
 mod connection;
+#[cfg(feature = "qlog")]
+mod qlog;
 mod socket;
 mod stream;
 
@@ -165,6 +167,8 @@ impl Sockets {
     ) -> Result<(Connection, InboundStreams), ConnectError> {
         let verdict = Verdict::default();
         let (transport, window) = self.windows.take();
+        #[cfg(feature = "qlog")]
+        let transport = qlog::traced(&self.config, transport, window.as_ref(), Role::Client);
         let mut config = self
             .client_config(expected, &verdict)
             .map_err(|error| io_error(addr, &error))?;
@@ -321,6 +325,13 @@ impl QuicIncoming {
     pub(crate) async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
         let verdict = Verdict::default();
         let (transport, window) = self.sockets.windows.take();
+        #[cfg(feature = "qlog")]
+        let transport = qlog::traced(
+            &self.sockets.config,
+            transport,
+            window.as_ref(),
+            Role::Server,
+        );
         let mut server =
             self.sockets
                 .server_config(&verdict)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, KeyLogFile, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
 };
@@ -82,6 +82,15 @@ impl Certificate {
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self(Arc::new(config)))
     }
+
+    /// Writes the secrets of every later handshake to the file that the environment variable
+    /// `SSLKEYLOGFILE` names, if it is set.
+    #[must_use]
+    pub fn with_key_log(self) -> Self {
+        let mut config = Arc::unwrap_or_clone(self.0);
+        config.key_log = Arc::new(KeyLogFile::new());
+        Self(Arc::new(config))
+    }
 }
 
 /// The authorities that are trusted to certify servers. Cheap to clone.
@@ -89,6 +98,7 @@ impl Certificate {
 pub struct Roots {
     /// Set at once for a file, at first use for the system's: reading those takes milliseconds.
     config: Arc<OnceLock<Option<Arc<ClientConfig>>>>,
+    log_keys: bool,
 }
 
 impl fmt::Debug for Roots {
@@ -121,16 +131,41 @@ impl Roots {
         Ok(roots)
     }
 
+    /// Writes the secrets of every later handshake to the file that the environment variable
+    /// `SSLKEYLOGFILE` names, if it is set.
+    #[must_use]
+    pub fn with_key_log(self) -> Self {
+        let config = match self.config.get().cloned() {
+            Some(read) => OnceLock::from(read.map(logging)),
+            None => OnceLock::new(),
+        };
+        Self {
+            config: Arc::new(config),
+            log_keys: true,
+        }
+    }
+
     fn config(&self) -> Option<Arc<ClientConfig>> {
         self.config
             .get_or_init(|| {
                 let mut store = RootCertStore::empty();
                 // Single certificates that cannot be read are left out, as in every browser.
                 store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                client_config(store)
+                let config = client_config(store);
+                if self.log_keys {
+                    config.map(logging)
+                } else {
+                    config
+                }
             })
             .clone()
     }
+}
+
+fn logging(config: Arc<ClientConfig>) -> Arc<ClientConfig> {
+    let mut config = Arc::unwrap_or_clone(config);
+    config.key_log = Arc::new(KeyLogFile::new());
+    Arc::new(config)
 }
 
 fn client_config(store: RootCertStore) -> Option<Arc<ClientConfig>> {
