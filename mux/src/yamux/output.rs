@@ -39,6 +39,8 @@ impl Session {
             && let Some(value) = self.pongs.pop_front()
         {
             out.push_inline(&Header::new(Kind::Ping, ACK, 0, value).encode());
+            // The peer takes its answers.
+            self.unanswered_pings = 0;
         }
         if out.remaining() >= HEADER_LEN
             && let Some(value) = self.timers.take_ping(now)

@@ -226,6 +226,11 @@ fn row_31_ping_flood() {
         assert_eq!(sent(&mut session, now).len(), 20);
         assert_eq!(sent(&mut session, now), []);
     }
+    // Nor do the pings that such a peer sends in bursts add up.
+    for _ in 0..100 {
+        session.handle_input(now, record.clone()).unwrap();
+        assert_eq!(sent(&mut session, now).len(), 32);
+    }
     // One that never does is not served for ever.
     let mut pings = 0;
     let error = loop {
