@@ -295,7 +295,7 @@ impl Session {
             };
             stream.send_window = window;
             if window > 0 {
-                stream.blocked_since = None;
+                stream.unblock(header.len);
                 self.schedule.wake(key.slot, stream);
             }
         }

@@ -187,6 +187,7 @@ impl Session {
 fn block(stream: &mut Stream, now: Instant, deadline: Duration, scan: &mut Option<Instant>) {
     if stream.blocked_since.is_none() {
         stream.blocked_since = Some(now);
+        stream.blocked_credit = 0;
         scan.get_or_insert(now + deadline);
     }
 }
