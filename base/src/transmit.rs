@@ -99,6 +99,13 @@ impl TransmitBuf {
         self.limit.saturating_sub(self.len)
     }
 
+    /// How many parts the list has room for.
+    #[inline]
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.parts.capacity()
+    }
+
     /// How many parts were pushed.
     #[inline]
     #[must_use]

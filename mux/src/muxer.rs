@@ -218,7 +218,7 @@ pub trait StreamMuxer: Send {
         true
     }
 
-    /// Copies unread chunks of at most `max_chunk` bytes that were there at the last call already out of the buffers
+    /// Copies unread and unsent chunks of at most `max_chunk` bytes that were there at the last call already out of the buffers
     /// they are slices of, so that a few unread bytes do not keep a large buffer alive.
     fn compact(&mut self, max_chunk: usize) {
         let _ = max_chunk;

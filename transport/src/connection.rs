@@ -63,9 +63,9 @@ pub struct ConnectionInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ConnectionStats {
-    /// Bytes written to the socket.
+    /// Bytes written to the socket since the upgrade.
     pub bytes_sent: u64,
-    /// Bytes read from the socket.
+    /// Bytes read from the socket since the upgrade.
     pub bytes_received: u64,
     /// Open streams the remote opened.
     pub streams_inbound: usize,
@@ -102,7 +102,8 @@ pub(crate) struct StreamState {
     pub(crate) inline: Option<Box<dyn InlineHandler>>,
     /// This side has finished or reset its direction.
     pub(crate) write_closed: bool,
-    /// The remote has sent something. On a stream of ours that is its answer to the proposal.
+    /// The remote has sent something. On a stream of ours that is its answer to the proposal. Also set when nobody
+    /// would see an answer any more.
     pub(crate) answered: bool,
     /// This side has finished; the remote is told when it has answered.
     pub(crate) end_held: bool,
@@ -120,7 +121,8 @@ pub(crate) struct State {
     pub(crate) accept: VecDeque<StreamId>,
     pub(crate) accept_waker: Option<Waker>,
     pub(crate) accept_closed: bool,
-    pub(crate) open_wakers: Vec<Waker>,
+    /// Told when streams can be opened again, and when the connection closes.
+    pub(crate) can_open: Arc<Notify>,
     /// The connection task.
     pub(crate) driver: Waker,
     pub(crate) closed: Option<CloseReason>,
@@ -155,7 +157,7 @@ impl State {
             accept: VecDeque::new(),
             accept_waker: None,
             accept_closed: false,
-            open_wakers: Vec::new(),
+            can_open: Arc::default(),
             driver: Waker::noop().clone(),
             closed: None,
             terminated: false,
@@ -218,9 +220,7 @@ impl State {
                     }
                 }
                 Event::CanOpen => {
-                    for waker in self.open_wakers.drain(..) {
-                        waker.wake();
-                    }
+                    self.can_open.notify_waiters();
                 }
                 Event::GoAway(code) => {
                     self.closed.get_or_insert(CloseReason::Remote(code));
@@ -243,6 +243,19 @@ impl State {
         }
         stream.write_closed = true;
         Ok(())
+    }
+
+    /// Nobody reads the stream any more, so no answer will be seen: its end does not wait for one.
+    pub(crate) fn stop_reading(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.answered = true;
+        if std::mem::take(&mut stream.end_held) {
+            self.ends_held -= 1;
+            // Fails if the remote has reset the stream, and then there is nothing to end.
+            drop(self.mux.finish(id));
+        }
     }
 
     /// Lets the ends that wait for an answer go: whoever drains a connection does not wait for a
@@ -329,8 +342,8 @@ impl State {
             stream.inline = None;
         }
         wake(&mut self.accept_waker);
-        let waiting = self.open_wakers.drain(..);
-        for waker in waiting.chain(self.drain_wakers.drain(..)) {
+        self.can_open.notify_waiters();
+        for waker in self.drain_wakers.drain(..) {
             waker.wake();
         }
     }
@@ -383,6 +396,8 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     pub(crate) info: ConnectionInfo,
     pub(crate) leases: Leases,
+    /// That of the state, so that it can be waited for without its lock.
+    pub(crate) can_open: Arc<Notify>,
     /// Told when the connection closes, and again when its task has ended.
     pub(crate) ended: Notify,
 }
@@ -400,25 +415,25 @@ impl Shared {
     }
 
     async fn open_stream(&self) -> Result<StreamId, OpenStreamError> {
-        std::future::poll_fn(|cx| {
-            let mut state = self.state.lock();
-            if let Some(reason) = &state.closed {
-                return Poll::Ready(Err(OpenStreamError::Closed(reason.clone())));
-            }
-            match state.mux.open_stream(now()) {
-                Ok(id) => {
-                    state.streams.insert(id, StreamState::default());
-                    Poll::Ready(Ok(id))
+        loop {
+            let can_open = self.can_open.notified();
+            {
+                let mut state = self.state.lock();
+                if let Some(reason) = &state.closed {
+                    return Err(OpenStreamError::Closed(reason.clone()));
                 }
-                Err(OpenError::TooMany) => {
-                    state.open_wakers.push(cx.waker().clone());
-                    Poll::Pending
+                match state.mux.open_stream(now()) {
+                    Ok(id) => {
+                        state.streams.insert(id, StreamState::default());
+                        return Ok(id);
+                    }
+                    Err(OpenError::TooMany) => {}
+                    // Only a muxer that has ended refuses for good; the task is about to say why.
+                    Err(_) => return Err(OpenStreamError::Closed(CloseReason::RemoteEnded)),
                 }
-                // Only a muxer that has ended refuses for good; the task is about to say why.
-                Err(_) => Poll::Ready(Err(OpenStreamError::Closed(CloseReason::RemoteEnded))),
             }
-        })
-        .await
+            can_open.await;
+        }
     }
 
     async fn drained(&self) {
@@ -428,7 +443,10 @@ impl Shared {
             if state.closed.is_some() || state.queued() == 0 {
                 return Poll::Ready(());
             }
-            state.drain_wakers.push(cx.waker().clone());
+            let mut waiting = state.drain_wakers.iter();
+            if !waiting.any(|waker| waker.will_wake(cx.waker())) {
+                state.drain_wakers.push(cx.waker().clone());
+            }
             Poll::Pending
         })
         .await;
@@ -657,7 +675,8 @@ impl Connection {
 
     /// Waits until the connection is closed and its socket too, with the goodbye sent or given up;
     /// over QUIC the socket stays open for other connections. A process that ends earlier may cut
-    /// the goodbye off. Takes at most a second after the close. Cancel safe.
+    /// the goodbye off. Takes at most two seconds after the close, or ten while the remote still
+    /// sends something, as one that reads the last bytes over a slow link does. Cancel safe.
     pub async fn terminated(&self) {
         match &self.0 {
             Link::Muxed(handle) => handle.0.terminated().await,

@@ -28,8 +28,11 @@ pub(crate) type BoxReader = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Bytes read before the task lets others run: they consume while the bytes are in the cache.
 const READ_PER_TURN: usize = 64 * 1024;
-/// How long a goodbye may take to be written.
+/// How long a goodbye may take to be written, and its remote to end the connection.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a remote may be silent, and take in all, that is still reading what was written before this side closed: on
+/// a slow link the kernel holds some of it, and credit for it that finds the socket gone resets the connection.
+const LAST_WORDS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 /// Changes of keys a remote may make. An honest one makes one in 2^24 records.
 pub(crate) const KEY_UPDATES_PER_SECOND: u32 = 32;
 /// Unread chunks up to this length are copied out of a slab that has been left.
@@ -48,6 +51,7 @@ pub(crate) struct Driver {
     reader: BoxReader,
     opener: Opener,
     slab: ReadSlab,
+    received: u64,
     transmitter: Transmitter,
     /// Length of the unfinished record at the front of the slab, once known.
     record: Option<usize>,
@@ -58,8 +62,20 @@ pub(crate) struct Driver {
     /// Records without plaintext: a few bytes for the sender, a decryption for us.
     empty: PerSecond,
     key_updates: PerSecond,
+    /// Nothing can be written any more, and what came before is still to be read.
+    write_failed: Option<CloseReason>,
     /// The connection has ended; what is sealed is written until then.
-    goodbye: Option<(BoxWriter, Instant)>,
+    goodbye: Option<Goodbye>,
+}
+
+/// How a connection ends that this side has closed.
+struct Goodbye {
+    writer: BoxWriter,
+    /// How long the remote may be silent.
+    patience: Duration,
+    until: Instant,
+    /// The latest that `until` may become.
+    end: Instant,
 }
 
 /// Counts what costs the sender less than us.
@@ -96,6 +112,7 @@ impl Driver {
             reader,
             opener,
             slab,
+            received: 0,
             transmitter,
             record: None,
             sleep: None,
@@ -103,6 +120,7 @@ impl Driver {
             limits,
             empty: PerSecond::default(),
             key_updates: PerSecond::default(),
+            write_failed: None,
             goodbye: None,
         }
     }
@@ -136,6 +154,7 @@ impl Driver {
             };
             self.slab.note_read(got, limit);
             total += got;
+            self.received += got as u64;
         }
     }
 
@@ -224,9 +243,18 @@ impl Driver {
                 state.driver.clone_from(cx.waker());
             }
         }
-        let again = self.read(cx, now)?;
+        let read = self.read(cx, now);
+        if let Some(reason) = &self.write_failed {
+            // The kernel holds all that will ever come. A turn begins with the runtime's whole budget, which is enough
+            // for what a turn reads: a read that would block has found the end.
+            return match read {
+                Ok(true) => Ok(true),
+                _ => Err(reason.clone()),
+            };
+        }
+        let again = read?;
         self.pump(cx, now)?;
-        while self.arm(cx, now) {
+        while self.write_failed.is_none() && self.arm(cx, now) {
             self.timeouts(now)?;
             self.pump(cx, now)?;
             if self.sleep_until.is_some() {
@@ -235,12 +263,15 @@ impl Driver {
         }
         match &self.shared.state.lock().closed {
             Some(reason) => Err(reason.clone()),
-            None => Ok(again),
+            None => Ok(again || self.write_failed.is_some()),
         }
     }
 
     /// Seals and sends what the muxer has.
     fn pump(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
+        if self.write_failed.is_some() {
+            return Ok(());
+        }
         let shared = &self.shared;
         let pumped = self.transmitter.pump(cx, now, |gather| {
             let mut state = shared.state.lock();
@@ -249,6 +280,7 @@ impl Driver {
             more
         });
         let mut state = shared.state.lock();
+        state.stats.received = self.received;
         state.stats.written = self.transmitter.written;
         state.stats.copied_out = self.transmitter.copied;
         state.unsent = self.transmitter.unsent();
@@ -257,10 +289,16 @@ impl Driver {
                 waker.wake();
             }
         }
-        pumped.map_err(|error| match error {
-            TransmitError::Io(error) => io_reason(&error),
-            TransmitError::Seal(error) => CloseReason::Seal(error),
-        })
+        drop(state);
+        match pumped {
+            Ok(()) => Ok(()),
+            Err(TransmitError::Io(error)) => {
+                self.write_failed = Some(io_reason(&error));
+                drop(self.transmitter.take_writer());
+                Ok(())
+            }
+            Err(TransmitError::Seal(error)) => Err(CloseReason::Seal(error)),
+        }
     }
 
     /// Ends the connection: sends a last goodbye as far as it fits, tells everyone.
@@ -289,8 +327,17 @@ impl Driver {
                     _ => None,
                 };
                 self.transmitter.say_end(cx, error);
+                let (patience, most) = match reason {
+                    CloseReason::Local(_) => LAST_WORDS,
+                    _ => (GOODBYE, GOODBYE),
+                };
                 let writer = self.transmitter.take_writer();
-                self.goodbye = writer.map(|writer| (writer, now + GOODBYE));
+                self.goodbye = writer.map(|writer| Goodbye {
+                    writer,
+                    patience,
+                    until: now + patience,
+                    end: now + most,
+                });
             }
         }
         drop(self.transmitter.take_writer());
@@ -308,7 +355,6 @@ const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
 /// Gives plaintext to the muxer.
 pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<(), CloseReason> {
     let mut state = shared.state.lock();
-    state.stats.received += plaintext.len() as u64;
     let result = state.mux.handle_input(now, plaintext);
     state.drain_events(now);
     result.map_err(mux_reason)
@@ -386,31 +432,38 @@ impl Future for Driver {
 }
 
 impl Driver {
-    /// Shuts the write side down and gives the remote a moment to read the goodbye before the socket
+    /// Shuts the write side down and gives the remote the time to read what is on its way before the socket
     /// is dropped: closing with unread input would reset the connection under it.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((writer, until)) = &mut self.goodbye else {
+        let Some(goodbye) = &mut self.goodbye else {
             return Poll::Ready(());
         };
-        let shut = Pin::new(writer).poll_shutdown(cx).is_ready();
-        if shut {
+        if Pin::new(&mut goodbye.writer).poll_shutdown(cx).is_ready() {
             let mut scratch = [0; 4096];
-            for _ in 0..64 {
+            let mut reads = 0;
+            loop {
                 let mut buf = ReadBuf::new(&mut scratch);
                 match Pin::new(&mut self.reader).poll_read(cx, &mut buf) {
-                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => reads += 1,
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => break,
                 }
+                if reads == 64 {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+            }
+            if reads > 0 {
+                goodbye.until = goodbye.end.min(now() + goodbye.patience);
             }
         }
-        let deadline = tokio::time::Instant::from_std(*until);
+        let deadline = tokio::time::Instant::from_std(goodbye.until);
         let sleep = self
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if self.sleep_until != Some(*until) {
+        if self.sleep_until != Some(goodbye.until) {
             sleep.as_mut().reset(deadline);
-            self.sleep_until = Some(*until);
+            self.sleep_until = Some(goodbye.until);
         }
         sleep.as_mut().poll(cx)
     }

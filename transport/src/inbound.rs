@@ -65,6 +65,7 @@ impl Drop for InboundStreams {
                     state.streams.remove(&id);
                     state.mux.release(id);
                 }
+                state.wake_driver();
             }
             Link::Quic(handle) => handle.0.refuse_streams(),
         }

@@ -121,7 +121,10 @@ impl MuxedStream {
     }
 
     pub(crate) fn stop(&self, code: u32) {
-        self.state().mux.stop(self.id, code);
+        let mut state = self.state();
+        state.stop_reading(self.id);
+        state.mux.stop(self.id, code);
+        state.wake_driver();
     }
 
     pub(crate) fn poll_write(

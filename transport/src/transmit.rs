@@ -16,6 +16,9 @@ use crate::slab::{LARGE, SlabPool};
 
 pub(crate) type BoxWriter = Box<dyn AsyncWrite + Send + Unpin>;
 
+/// Parts of a record that the list keeps room for: the answers on 64 streams.
+const GATHER_KEPT: usize = 128;
+
 /// Why nothing can be written any more.
 #[derive(Debug)]
 pub(crate) enum TransmitError {
@@ -115,6 +118,7 @@ impl Transmitter {
             }
         }
         self.release_buffer();
+        self.release_gather();
         if let Some(writer) = self.writer.as_mut()
             && let Poll::Ready(Err(error)) = std::pin::Pin::new(writer).poll_flush(cx)
         {
@@ -173,6 +177,13 @@ impl Transmitter {
         self.give_back(out);
     }
 
+    /// A record of tiny frames has thousands of parts; a connection that has gone idle does not keep the room.
+    fn release_gather(&mut self) {
+        if self.gather.capacity() > GATHER_KEPT {
+            self.gather.release();
+        }
+    }
+
     fn give_back(&self, buf: BytesMut) {
         if buf.capacity() >= LARGE {
             self.pool.give(buf);
@@ -198,5 +209,52 @@ impl Transmitter {
     pub(crate) fn take_writer(&mut self) -> Option<BoxWriter> {
         self.release_buffer();
         self.writer.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use barewire_base::Keypair;
+    use barewire_security::noise;
+    use bytes::Bytes;
+
+    fn sealer() -> Sealer {
+        let mut rng = rand::rng();
+        let config = noise::Config::new(&Keypair::from_seed(&[1; 32]), Vec::new(), &mut rng);
+        let config = Arc::new(config.unwrap());
+        let mut ends = [
+            noise::Handshake::initiator(&config, None, &mut rng).unwrap(),
+            noise::Handshake::responder(&config, &mut rng).unwrap(),
+        ];
+        let mut message = BytesMut::new();
+        for turn in 0..3 {
+            ends[turn % 2].poll_transmit(&mut message);
+            ends[(turn + 1) % 2].handle_input(&mut message).unwrap();
+            message.clear();
+        }
+        let [dialler, _] = ends;
+        dialler.finish().unwrap().session.split().0
+    }
+
+    #[test]
+    fn a_record_of_tiny_frames_leaves_no_list_behind() {
+        let writer = Box::new(tokio::io::sink());
+        let mut transmitter = Transmitter::new(writer, sealer(), Arc::default(), BytesMut::new());
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        for (parts, least, most) in [(100, 100, GATHER_KEPT), (10_000, 0, GATHER_KEPT)] {
+            let mut left = parts;
+            let frames = |gather: &mut TransmitBuf| {
+                for _ in 0..std::mem::take(&mut left) {
+                    gather.push(Bytes::from_static(b"x"));
+                }
+                !gather.is_empty()
+            };
+            transmitter.pump(cx, Instant::now(), frames).unwrap();
+            let kept = transmitter.gather.capacity();
+            println!("a record of {parts} parts leaves room for {kept}");
+            assert!((least..=most).contains(&kept), "{kept}");
+        }
     }
 }

@@ -435,8 +435,10 @@ fn spawn(
         #[cfg(feature = "yamux-crate")]
         MuxerKind::YamuxCrate => Box::new(barewire_mux::yamux_crate::CrateSession::new(info.role)),
     };
+    let state = State::new(mux, wire.copied);
     let shared = Arc::new(Shared {
-        state: Mutex::new(State::new(mux, wire.copied)),
+        can_open: Arc::clone(&state.can_open),
+        state: Mutex::new(state),
         leases: Leases::new(info.established),
         info,
         ended: Notify::new(),
@@ -446,9 +448,11 @@ fn spawn(
         write_stall: config.write_stall_timeout,
         empty_records_per_second: config.max_empty_records_per_second,
     };
-    if !early.is_empty() {
-        // A violation in here is found again by the task, which closes with the reason.
-        drop(feed(&shared, now(), early));
+    if !early.is_empty()
+        && let Err(reason) = feed(&shared, now(), early)
+    {
+        // The task's first turn ends the connection with it.
+        shared.state.lock().closed.get_or_insert(reason);
     }
     let transmitter = Transmitter::new(wire.writer, sealer, config.slabs.clone(), wire.output);
     let driver = Driver::new(

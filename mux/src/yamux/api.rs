@@ -201,11 +201,12 @@ impl StreamMuxer for Session {
     }
 
     fn compact(&mut self, max_chunk: usize) {
-        if self.memory.buffered == 0 {
+        if self.memory.buffered == 0 && self.memory.queued == 0 {
             return;
         }
         for stream in self.slots.iter_mut().flatten() {
-            self.copied += stream.recv.compact(max_chunk) as u64;
+            let copied = stream.recv.compact(max_chunk) + stream.send.compact(max_chunk);
+            self.copied += copied as u64;
         }
     }
 

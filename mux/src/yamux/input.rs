@@ -21,7 +21,8 @@ const MAX_PONGS: usize = 32;
 /// Pings that found the pongs' queue full before the peer counts as flooding. Implementations send one each 10 to 30 s.
 const MAX_UNANSWERED_PINGS: u32 = 1_000;
 
-/// Resets that wait to be sent. More than one input can cause them, and an input of 64 KiB has up to 5,461 frames.
+/// Resets that wait to be sent, after which a peer that still opens streams counts as flooding. More than one input can
+/// cause them, and an input of 64 KiB has up to 5,461 frames.
 const MAX_RESETS: usize = 16 << 10;
 
 /// The payload that is being received.
@@ -294,7 +295,7 @@ impl Session {
             };
             stream.send_window = window;
             if window > 0 {
-                stream.blocked_since = None;
+                stream.unblock(header.len);
                 self.schedule.wake(key.slot, stream);
             }
         }
@@ -313,12 +314,13 @@ impl Session {
         if ours || !self.used.insert(id) {
             return Err(self.violation(Violation::StreamId(id)));
         }
+        // Whoever resets a stream, the peer opened it: with this, as many more can follow as are open.
+        if self.resets.len() >= MAX_RESETS {
+            return Err(self.fail(MuxError::ReplyFlood, Some(GO_AWAY_RATE_LIMITED)));
+        }
         if self.pending >= self.config.max_pending_inbound
             || self.counts.inbound >= self.config.max_inbound
         {
-            if self.resets.len() >= MAX_RESETS {
-                return Err(self.fail(MuxError::ReplyFlood, Some(GO_AWAY_RATE_LIMITED)));
-            }
             self.resets.push_back((id, RESET_RESOURCE_LIMIT));
             self.limits_hit.refused += 1;
             return Ok(None);

@@ -55,7 +55,7 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// A frame header must be complete this long after its first byte. 10 s, as the stages of an upgrade.
     pub header_timeout: Duration,
-    /// A stream whose bytes wait this long for credit is reset.
+    /// A stream whose bytes wait this long for credit is reset: for all they need, or 16 KiB.
     pub write_deadline: Duration,
     /// A stream that we have stopped reading and have finished is reset if the peer does not end it for this long.
     pub linger: Duration,

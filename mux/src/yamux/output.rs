@@ -39,6 +39,8 @@ impl Session {
             && let Some(value) = self.pongs.pop_front()
         {
             out.push_inline(&Header::new(Kind::Ping, ACK, 0, value).encode());
+            // The peer takes its answers.
+            self.unanswered_pings = 0;
         }
         if out.remaining() >= HEADER_LEN
             && let Some(value) = self.timers.take_ping(now)
@@ -185,6 +187,7 @@ impl Session {
 fn block(stream: &mut Stream, now: Instant, deadline: Duration, scan: &mut Option<Instant>) {
     if stream.blocked_since.is_none() {
         stream.blocked_since = Some(now);
+        stream.blocked_credit = 0;
         scan.get_or_insert(now + deadline);
     }
 }

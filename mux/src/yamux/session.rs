@@ -60,7 +60,7 @@ pub struct Session {
     pub(super) want_open: bool,
 
     pub(super) pongs: VecDeque<u32>,
-    /// Pings that were dropped because too many wait for their pong.
+    /// Pings that were dropped because too many wait for their pong, since a pong went out.
     pub(super) unanswered_pings: u32,
     pub(super) resets: VecDeque<(u32, u32)>,
     pub(super) control: VecDeque<Key>,

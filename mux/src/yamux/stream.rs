@@ -8,6 +8,10 @@ use super::queue::{RecvQueue, SendQueue};
 /// Credit both sides have at the start, by the protocol.
 pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
 
+/// Credit that a stream has to get within [`Config::write_deadline`](super::Config::write_deadline). Go, rust and js
+/// give 128 KiB or more at once.
+const ENOUGH_CREDIT: u32 = 16 << 10;
+
 /// In which list of the scheduler a stream waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -62,8 +66,10 @@ pub(crate) struct Stream {
     pub(crate) send: SendQueue,
     /// Credit the peer has given us.
     pub(crate) send_window: u32,
-    /// Since when bytes wait for credit.
+    /// Since when bytes wait for credit that [lets them go on](Self::unblock).
     pub(crate) blocked_since: Option<Instant>,
+    /// Credit that came since then.
+    pub(crate) blocked_credit: u32,
     /// Since when only the peer's end is missing and nobody reads.
     pub(crate) linger_since: Option<Instant>,
 
@@ -106,6 +112,7 @@ impl Stream {
             send: SendQueue::default(),
             send_window: INITIAL_WINDOW,
             blocked_since: None,
+            blocked_credit: 0,
             linger_since: None,
             recv: RecvQueue::default(),
             recv_window: INITIAL_WINDOW,
@@ -139,6 +146,19 @@ impl Stream {
     pub(crate) fn wants_turn(&self) -> bool {
         self.has_turn()
             || (!self.send.is_empty() && self.reset.is_none() && self.blocked_since.is_none())
+    }
+
+    /// Counts credit against the wait of a stream that has none: what lets all go, or adds up to [`ENOUGH_CREDIT`], ends
+    /// it. Less would let a peer hold what is queued for a byte a minute.
+    #[inline]
+    pub(crate) fn unblock(&mut self, credit: u32) {
+        if self.blocked_since.is_some() {
+            self.blocked_credit = self.blocked_credit.saturating_add(credit);
+            if self.blocked_credit >= ENOUGH_CREDIT || self.send_window as usize >= self.send.len()
+            {
+                self.blocked_since = None;
+            }
+        }
     }
 
     /// Flags that a frame which opens or acknowledges the stream has to carry; they are owed no more afterwards.

@@ -247,17 +247,13 @@ impl Session {
         Ok(())
     }
 
-    /// Resets streams whose bytes have waited too long for credit. All wait equally long, so one timer for the
+    /// Resets streams whose bytes have waited too long for credit, or for enough of it. All wait equally long, so one timer for the
     /// earliest is enough; it is looked up again only when it has run out.
     fn scan_writes(&mut self, now: Instant) {
         let deadline = self.config.write_deadline;
         self.timers.scan_writes = self.scan(now, RESET_GARBAGE_COLLECTED, |session, slot| {
             let stream = session.slots.get(slot)?.as_deref()?;
-            let waits = stream.send_window == 0 && !stream.send.is_empty();
-            stream
-                .blocked_since
-                .filter(|_| waits)
-                .map(|since| since + deadline)
+            stream.blocked_since.map(|since| since + deadline)
         });
     }
 

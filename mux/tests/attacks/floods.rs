@@ -226,6 +226,11 @@ fn row_31_ping_flood() {
         assert_eq!(sent(&mut session, now).len(), 20);
         assert_eq!(sent(&mut session, now), []);
     }
+    // Nor do the pings that such a peer sends in bursts add up.
+    for _ in 0..100 {
+        session.handle_input(now, record.clone()).unwrap();
+        assert_eq!(sent(&mut session, now).len(), 32);
+    }
     // One that never does is not served for ever.
     let mut pings = 0;
     let error = loop {
@@ -238,6 +243,37 @@ fn row_31_ping_flood() {
     println!("row 31: ended after {pings} more pings");
     assert_eq!(error, MuxError::ReplyFlood);
     assert_eq!(sent(&mut session, now), [go_away(0x1002)]);
+}
+
+/// Row 31: streams that we reset as they come, by a peer that reads no reset.
+#[test]
+fn row_31_resets_that_nobody_reads() {
+    // An owner that refuses each protocol, and a budget that has no room for a stream.
+    let all = Budget::root(1 << 20);
+    let _taken = all.try_reserve(1 << 20).unwrap();
+    for (name, budget) in [("refused", Budget::unlimited()), ("no room", all)] {
+        let now = Instant::now();
+        let mut session = Session::new(Role::Server, Config::default(), budget, now);
+        let mut opened = 0u32;
+        let error = loop {
+            let record: Vec<u8> = (opened..opened + 100)
+                .flat_map(|n| data(SYN, 1 + 2 * n, b"garbage\n"))
+                .collect();
+            opened += 100;
+            match session.handle_input(now, record.into()) {
+                Ok(()) => assert!(opened < 1_000_000, "the resets have no bound"),
+                Err(error) => break error,
+            }
+            for id in incoming(&mut session) {
+                session.reset(id, 1);
+                session.release(id);
+            }
+        };
+        println!("row 31: ended after {opened} streams, {name}");
+        assert_eq!(error, MuxError::ReplyFlood);
+        assert!(opened <= 17_000, "{opened}");
+        assert_eq!(sent(&mut session, now), [go_away(0x1002)]);
+    }
 }
 
 /// A pong nobody asked for, or with another value, does nothing.

@@ -58,6 +58,40 @@ fn row_33_zero_window() {
     assert!(beside as f64 >= 0.9 * alone as f64);
 }
 
+/// Row 33: credit of a byte now and then is none; little, but all that is needed, is enough.
+#[test]
+fn row_33_a_byte_of_credit() {
+    for (credit, queued, survives) in [(1, 100_000, false), (300, 100_000, true), (1, 1, true)] {
+        let start = Instant::now();
+        let mut session = server(start);
+        session
+            .handle_input(start, Bytes::copy_from_slice(&header(DATA, SYN, 1, 0)))
+            .unwrap();
+        let id = incoming(&mut session)[0];
+        // Its first window is used up.
+        session.write(id, vec![1; WINDOW as usize].into()).unwrap();
+        sent(&mut session, start);
+        session.write(id, vec![1; queued].into()).unwrap();
+        sent(&mut session, start);
+        let mut second = 0;
+        while second < 300 && session.send_capacity(id).is_ok() {
+            second += 1;
+            let now = start + Duration::from_secs(second);
+            // Keeps the session alive, and the credit comes each second.
+            let update = header(WINDOW_UPDATE, 0, 1, credit);
+            session
+                .handle_input(now, Bytes::copy_from_slice(&update))
+                .unwrap();
+            session.handle_timeout(now).unwrap();
+            sent(&mut session, now);
+        }
+        println!(
+            "row 33: {credit} bytes of credit a second for {queued} hold a stream for {second} s"
+        );
+        assert_eq!(second, if survives { 300 } else { 60 });
+    }
+}
+
 /// Row 2: a header of which a byte comes each two seconds; and one whose bytes come in time, over and over.
 #[test]
 fn row_02_a_slow_header() {
