@@ -1,21 +1,23 @@
 //! The interleaved rounds.
 
-use std::{fs, path::Path};
+mod held;
+mod paths;
+mod quic;
+
+use std::{fmt, fs, path::Path};
 
 use clap::ValueEnum;
 use tokio::process::Command;
 
 use crate::{
     Failure, ends,
-    measure::{Listener, MIB, Run, client, held},
+    measure::{Listener, MIB, Run, client},
     stacks::{Program, Stack, pinned},
     table::{
-        FROM_GO, Metric, OWN_YAMUX, RAW_RELAYED, RAW_TCP, RECORDS, Samples, TO_GO, YAMUX_CRATE,
+        BARE_QUINN, FRAMES, Metric, OWN_YAMUX, RAW_TCP, RECORDS, Samples, TOKIO_RUSTLS, YAMUX_CRATE,
     },
 };
 
-/// Connections held for the memory figure.
-const HELD: usize = 1000;
 /// Where the dialler and the listener of a ping run.
 const DIALLER_CPU: usize = 0;
 const LISTENER_CPU: usize = 1;
@@ -31,10 +33,10 @@ pub struct Options {
     /// Only these groups.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Group>,
-    /// What carries the connections; the limits stay those of TCP.
-    #[arg(long, value_enum, default_value = "tcp")]
-    over: Over,
-    /// Print one JSON object instead of the tables.
+    /// What carries the connections, one table for each.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "tcp")]
+    over: Vec<Over>,
+    /// Print one JSON object for each transport instead of the tables.
     #[arg(long)]
     json: bool,
 }
@@ -42,18 +44,67 @@ pub struct Options {
 /// A transport under comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Over {
-    /// Plain TCP.
+    /// TCP with Noise.
     #[default]
     Tcp,
-    /// WebSocket over TCP.
+    /// TCP with TLS, the only security proposed.
+    Tls,
+    /// WebSocket over TCP with Noise.
     Ws,
+    /// QUIC.
+    Quic,
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Quic => "quic",
+        })
+    }
 }
 
 impl Over {
     fn listen(self) -> &'static str {
         match self {
-            Self::Tcp => "/ip4/127.0.0.1/tcp/0",
+            Self::Tcp | Self::Tls => "/ip4/127.0.0.1/tcp/0",
             Self::Ws => "/ip4/127.0.0.1/tcp/0/ws",
+            Self::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
+        }
+    }
+
+    /// What both ends are told.
+    fn security(self) -> &'static [&'static str] {
+        match self {
+            Self::Tls => &["--security", "tls"],
+            Self::Tcp | Self::Ws | Self::Quic => &[],
+        }
+    }
+
+    /// litep2p has no TLS over TCP.
+    fn spoken_by(self, stack: Stack) -> bool {
+        self != Self::Tls || stack != Stack::Litep2p
+    }
+
+    /// Whether something of the group has a target here.
+    fn has(self, group: Group) -> bool {
+        match group {
+            Group::Memory | Group::Limits | Group::Many => self == Self::Tcp,
+            Group::Rtt60 => matches!(self, Self::Tcp | Self::Quic),
+            Group::FirstByte => self != Self::Ws,
+            _ => true,
+        }
+    }
+
+    /// Limits of throughput that are processes like the stacks.
+    fn throughput_limits(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Tcp => &[("tcp", RAW_TCP), ("records", RECORDS)],
+            Self::Tls => &[("tcp", RAW_TCP), ("tls", TOKIO_RUSTLS)],
+            Self::Ws => &[("tcp", RAW_TCP), ("frames", FRAMES)],
+            Self::Quic => &[],
         }
     }
 }
@@ -61,7 +112,7 @@ impl Over {
 /// Measurements that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// Throughput and processor time of one stream, beside raw TCP and bare records.
+    /// Throughput and processor time of one stream, beside what carries it.
     Perf,
     /// Round trips.
     Ping,
@@ -73,8 +124,14 @@ enum Group {
     Connections,
     /// Peak memory of a long transfer.
     Memory,
-    /// One stream through the delaying relay.
+    /// One stream through the delaying relay, over QUIC with loss too.
     Rtt60,
+    /// Round trips until the first byte, on a link of 100 ms.
+    FirstByte,
+    /// Processor time of a node with a hundred idle connections.
+    Idle,
+    /// Ten thousand connections, and one more.
+    Many,
     /// The muxers over plain TCP, and the cipher.
     Limits,
 }
@@ -97,29 +154,40 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .copied()
         .filter(|group| options.only.is_empty() || options.only.contains(group))
         .collect();
-    let mut bench = Bench {
-        programs,
-        samples: Samples::over(options.over),
-        over: options.over,
-        round: 0,
-    };
-    for round in 0..options.rounds {
-        bench.round = round;
-        for group in &groups {
-            eprintln!("round {} of {}: {group:?}", round + 1, options.rounds);
-            runtime.block_on(bench.group(*group));
+    for over in &options.over {
+        let programs = programs.iter();
+        let mut bench = Bench {
+            programs: programs
+                .filter(|program| over.spoken_by(program.stack))
+                .cloned()
+                .collect(),
+            samples: Samples::over(*over),
+            over: *over,
+            round: 0,
+            rounds: options.rounds,
+        };
+        for round in 0..options.rounds {
+            bench.round = round;
+            for group in groups.iter().filter(|group| over.has(**group)) {
+                eprintln!(
+                    "{over}, round {} of {}: {group:?}",
+                    round + 1,
+                    options.rounds
+                );
+                runtime.block_on(bench.group(*group));
+            }
+            // What one stack leaves in the caches meets another one next time.
+            bench.programs.rotate_left(1);
         }
-        // What one stack leaves in the caches meets another one next time.
-        bench.programs.rotate_left(1);
-    }
-    if options.json {
-        println!("{}", bench.samples.to_json());
-    } else {
-        println!(
-            "{}, load {load} before\n{}",
-            machine(),
-            bench.samples.render()
-        );
+        if options.json {
+            println!("{}", bench.samples.to_json());
+        } else {
+            println!(
+                "{}, load {load} before\n{}",
+                machine(),
+                bench.samples.render()
+            );
+        }
     }
     Ok(())
 }
@@ -129,6 +197,7 @@ struct Bench {
     samples: Samples,
     over: Over,
     round: usize,
+    rounds: usize,
 }
 
 impl Bench {
@@ -141,14 +210,20 @@ impl Bench {
                 Group::Streams => self.streams(&program).await,
                 Group::Connections => self.connections(&program).await,
                 Group::Memory => self.memory(&program).await,
-                Group::Rtt60 => self.rtt60(program.stack, &program, &program).await,
+                Group::Rtt60 => self.rtt60(&program).await,
+                Group::FirstByte => self.first_byte(&program).await,
+                Group::Idle => self.idle(&program).await,
+                Group::Many => self.many(&program).await,
                 Group::Limits => Ok(()),
             };
             report(&format!("{group:?} of {}", program.stack), measured);
         }
         let beside = match group {
+            Group::Perf if self.over == Over::Quic => self.perf_beside_quinn().await,
             Group::Perf => self.perf_limits().await,
             Group::Ping => self.ping_limit().await,
+            Group::Connections if self.over == Over::Quic => self.connections_of_quinn().await,
+            Group::Rtt60 if self.over == Over::Quic => self.relay_at_0_ms().await,
             Group::Rtt60 => self.rtt60_mixed().await,
             Group::Limits => self.limits().await,
             _ => Ok(()),
@@ -156,10 +231,59 @@ impl Bench {
         report(&format!("{group:?} of the limits"), beside);
     }
 
+    /// What every dialling command of a program is told.
+    fn command(&self, program: &Program, args: &[&str], processor: Option<usize>) -> Command {
+        program.command(&[args, self.over.security()].concat(), processor)
+    }
+
+    fn listen_args<'a>(&self, more: &[&'a str]) -> Vec<&'a str> {
+        let always = ["listen", "--listen", self.over.listen(), "--json"];
+        [&always, self.over.security(), more].concat()
+    }
+
+    async fn listen(
+        &self,
+        program: &Program,
+        more: &[&str],
+        processor: Option<usize>,
+    ) -> Result<Listener, Failure> {
+        Listener::start(program.command(&self.listen_args(more), processor)).await
+    }
+
+    /// Moves so many bytes up and down.
+    async fn transfer(
+        &self,
+        program: &Program,
+        listener: &Listener,
+        more: &[&str],
+        [up, down]: [&str; 2],
+    ) -> Result<Run, Failure> {
+        self.transfer_to(program, &listener.addr, listener, more, [up, down])
+            .await
+    }
+
+    /// As [`transfer`](Self::transfer), to another address that leads to the listener.
+    async fn transfer_to(
+        &self,
+        program: &Program,
+        addr: &str,
+        listener: &Listener,
+        more: &[&str],
+        [up, down]: [&str; 2],
+    ) -> Result<Run, Failure> {
+        let args = ["perf", addr, "--upload", up, "--download", down];
+        let args = [&args[..], &["--timeout", "150", "--json"], more].concat();
+        client(self.command(program, &args, None), "perf", listener).await
+    }
+
     async fn perf(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = listen(self.over, program, &[], None).await?;
-        let up = perf(program, &listener, "1GiB", "0").await?;
-        let down = perf(program, &listener, "0", "1GiB").await?;
+        let listener = self.listen(program, &[], None).await?;
+        let up = self
+            .transfer(program, &listener, &[], ["1GiB", "0"])
+            .await?;
+        let down = self
+            .transfer(program, &listener, &[], ["0", "1GiB"])
+            .await?;
         listener.stop().await?;
         let cpu = [&up, &down].map(|run| run.cpu_client + run.cpu_listener);
         self.samples.add(
@@ -181,8 +305,8 @@ impl Bench {
     }
 
     async fn perf_limits(&mut self) -> Result<(), Failure> {
-        for (limit, who) in [("tcp", RAW_TCP), ("records", RECORDS)] {
-            let (rate, cpu) = moved(limit, 2 << 30).await?;
+        for (limit, who) in self.over.throughput_limits() {
+            let (rate, cpu) = moved(&[limit], 2 << 30).await?;
             self.samples.add(Metric::PerfUp, who, rate);
             self.samples.add(Metric::CpuPerGib, who, cpu);
         }
@@ -190,9 +314,14 @@ impl Bench {
     }
 
     async fn ping(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = listen(self.over, program, &[], Some(LISTENER_CPU)).await?;
+        let listener = self.listen(program, &[], Some(LISTENER_CPU)).await?;
         let args = ["ping", &listener.addr, "--count", "10000", "--json"];
-        let run = client(program.command(&args, Some(DIALLER_CPU)), "ping", &listener).await?;
+        let run = client(
+            self.command(program, &args, Some(DIALLER_CPU)),
+            "ping",
+            &listener,
+        )
+        .await?;
         listener.stop().await?;
         self.samples
             .add(Metric::Ping, program.stack, run.number("p50_us")?);
@@ -200,11 +329,14 @@ impl Bench {
     }
 
     async fn ping_limit(&mut self) -> Result<(), Failure> {
-        let listener = Listener::start(own(&["serve", "ping-pong"], Some(LISTENER_CPU))?).await?;
-        let args = ["drive", "ping-pong", &listener.addr, "--count", "10000"];
+        let (limit, who) = match self.over {
+            Over::Quic => ("quic-ping", BARE_QUINN),
+            Over::Tcp | Over::Tls | Over::Ws => ("ping-pong", RAW_TCP),
+        };
+        let listener = Listener::start(own(&["serve", limit], Some(LISTENER_CPU))?).await?;
+        let args = ["drive", limit, &listener.addr, "--count", "10000"];
         let run = client(own(&args, Some(DIALLER_CPU))?, "ping", &listener).await?;
-        self.samples
-            .add(Metric::Ping, RAW_TCP, run.number("p50_us")?);
+        self.samples.add(Metric::Ping, who, run.number("p50_us")?);
         listener.stop().await
     }
 
@@ -218,7 +350,7 @@ impl Bench {
             (Metric::HandshakesSerial, "600", "1"),
             (Metric::Handshakes16, "3000", "16"),
         ] {
-            let listener = listen(self.over, program, lean, None).await?;
+            let listener = self.listen(program, lean, None).await?;
             let args = [
                 "bench",
                 "handshakes",
@@ -229,7 +361,7 @@ impl Bench {
                 concurrency,
                 "--json",
             ];
-            let run = client(program.command(&args, None), "handshakes", &listener).await?;
+            let run = client(self.command(program, &args, None), "handshakes", &listener).await?;
             self.samples
                 .add(metric, program.stack, per_second(&run, count)?);
             listener.stop().await?;
@@ -238,7 +370,7 @@ impl Bench {
     }
 
     async fn streams(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener = listen(self.over, program, &[], None).await?;
+        let listener = self.listen(program, &[], None).await?;
         let args = [
             "bench",
             "streams",
@@ -251,29 +383,9 @@ impl Bench {
             "100",
             "--json",
         ];
-        let run = client(program.command(&args, None), "streams", &listener).await?;
+        let run = client(self.command(program, &args, None), "streams", &listener).await?;
         self.samples
             .add(Metric::Streams16, program.stack, per_second(&run, "40000")?);
-        listener.stop().await
-    }
-
-    async fn connections(&mut self, program: &Program) -> Result<(), Failure> {
-        let listener =
-            Listener::start(program.command_with_descriptors(&listen_args(self.over))).await?;
-        let count = HELD.to_string();
-        let args = [
-            "bench",
-            "connections",
-            &listener.addr,
-            "--count",
-            &count,
-            "--concurrency",
-            "16",
-            "--json",
-        ];
-        let bytes = held(program.command_with_descriptors(&args), &listener, HELD).await?;
-        self.samples
-            .add(Metric::HeldKib, program.stack, bytes / 1024.0);
         listener.stop().await
     }
 
@@ -282,9 +394,13 @@ impl Bench {
         if program.stack != Stack::Barewire && self.round > 0 {
             return Ok(());
         }
-        let listener = listen(self.over, program, &[], None).await?;
-        let up = perf(program, &listener, "4GiB", "0").await?;
-        let down = perf(program, &listener, "0", "4GiB").await?;
+        let listener = self.listen(program, &[], None).await?;
+        let up = self
+            .transfer(program, &listener, &[], ["4GiB", "0"])
+            .await?;
+        let down = self
+            .transfer(program, &listener, &[], ["0", "4GiB"])
+            .await?;
         listener.stop().await?;
         let peak = [up.peak_client, down.peak_client, down.peak_listener]
             .into_iter()
@@ -295,63 +411,9 @@ impl Bench {
         Ok(())
     }
 
-    /// `sender` dials `receiver` through the relay.
-    async fn rtt60(
-        &mut self,
-        who: impl ToString,
-        sender: &Program,
-        receiver: &Program,
-    ) -> Result<(), Failure> {
-        let listener = listen(self.over, receiver, &[], None).await?;
-        let port = port_of(&listener.addr)?;
-        let relay =
-            Listener::start(own(&["relay", "--to", &format!("127.0.0.1:{port}")], None)?).await?;
-        let relayed = listener.addr.replace(
-            &format!("/tcp/{port}/"),
-            &format!("/tcp/{}/", port_of(&relay.addr)?),
-        );
-        let args = [
-            "perf",
-            &relayed,
-            "--upload",
-            "2GiB",
-            "--download",
-            "0",
-            "--timeout",
-            "120",
-            "--json",
-        ];
-        let run = client(sender.command(&args, None), "perf", &listener).await?;
-        self.samples
-            .add(Metric::Rtt60, who, run.rate("upload_bytes", "upload_s")?);
-        relay.stop().await?;
-        listener.stop().await
-    }
-
-    async fn rtt60_mixed(&mut self) -> Result<(), Failure> {
-        let find = |stack| {
-            self.programs
-                .iter()
-                .find(|program| program.stack == stack)
-                .cloned()
-        };
-        if let (Some(barewire), Some(go)) = (find(Stack::Barewire), find(Stack::Go)) {
-            self.rtt60(TO_GO, &barewire, &go).await?;
-            self.rtt60(FROM_GO, &go, &barewire).await?;
-        }
-        let listener = Listener::start(own(&["serve", "tcp"], None)?).await?;
-        let relay = Listener::start(own(&["relay", "--to", &listener.addr], None)?).await?;
-        let args = ["drive", "tcp", &relay.addr, "--bytes", "4294967296"];
-        let run = client(own(&args, None)?, "moved", &listener).await?;
-        self.samples
-            .add(Metric::Rtt60, RAW_RELAYED, run.rate("bytes", "secs")?);
-        relay.stop().await?;
-        listener.stop().await
-    }
-
     async fn limits(&mut self) -> Result<(), Failure> {
         for (limit, who) in [("yamux", OWN_YAMUX), ("yamux-crate", YAMUX_CRATE)] {
-            let (rate, _) = moved(limit, 2 << 30).await?;
+            let (rate, _) = moved(&[limit], 2 << 30).await?;
             self.samples.add(Metric::Muxer, who, rate);
         }
         let rates = ends::cipher_rates()?;
@@ -359,39 +421,6 @@ impl Bench {
         self.samples.add(Metric::Cipher, "open", rates.open / MIB);
         Ok(())
     }
-}
-
-fn listen_args(over: Over) -> [&'static str; 4] {
-    ["listen", "--listen", over.listen(), "--json"]
-}
-
-async fn listen(
-    over: Over,
-    program: &Program,
-    more: &[&str],
-    processor: Option<usize>,
-) -> Result<Listener, Failure> {
-    Listener::start(program.command(&[&listen_args(over), more].concat(), processor)).await
-}
-
-async fn perf(
-    program: &Program,
-    listener: &Listener,
-    upload: &str,
-    download: &str,
-) -> Result<Run, Failure> {
-    let args = [
-        "perf",
-        &listener.addr,
-        "--upload",
-        upload,
-        "--download",
-        download,
-        "--timeout",
-        "120",
-        "--json",
-    ];
-    client(program.command(&args, None), "perf", listener).await
 }
 
 /// The rate of a run that must have done all it was asked to do.
@@ -402,17 +431,10 @@ fn per_second(run: &Run, count: &str) -> Result<f64, Failure> {
     run.number("per_s")
 }
 
-/// MiB/s of a limit, and processor seconds of both ends per GiB.
-async fn moved(limit: &str, bytes: u64) -> Result<(f64, f64), Failure> {
-    let listener = Listener::start(own(&["serve", limit], None)?).await?;
-    let args = [
-        "drive",
-        limit,
-        &listener.addr,
-        "--bytes",
-        &bytes.to_string(),
-    ];
-    let run = client(own(&args, None)?, "moved", &listener).await?;
+/// MiB/s of a limit, which may have arguments, and processor seconds of both ends per GiB.
+async fn moved(limit: &[&str], bytes: u64) -> Result<(f64, f64), Failure> {
+    let listener = Listener::start(own(&[&["serve"], limit].concat(), None)?).await?;
+    let run = drive(limit, &listener.addr, &listener, bytes).await?;
     listener.stop().await?;
     let gib = bytes as f64 / 1024.0 / MIB;
     Ok((
@@ -421,21 +443,23 @@ async fn moved(limit: &str, bytes: u64) -> Result<(f64, f64), Failure> {
     ))
 }
 
+/// Drives a limit at an address that leads to the listener.
+async fn drive(
+    limit: &[&str],
+    addr: &str,
+    listener: &Listener,
+    bytes: u64,
+) -> Result<Run, Failure> {
+    let bytes = bytes.to_string();
+    let args = [&["drive"], limit, &[addr, "--bytes", &bytes]].concat();
+    client(own(&args, None)?, "moved", listener).await
+}
+
 /// This program with other arguments.
 fn own(args: &[&str], processor: Option<usize>) -> Result<Command, Failure> {
     let mut command = pinned(Path::new(&std::env::current_exe()?), processor);
     command.args(args);
     Ok(command)
-}
-
-/// The port in a multiaddr or a socket address.
-fn port_of(addr: &str) -> Result<u16, Failure> {
-    let port = match addr.split_once("/tcp/") {
-        Some((_, rest)) => rest.split('/').next(),
-        None => addr.rsplit(':').next(),
-    };
-    port.and_then(|port| port.parse().ok())
-        .ok_or_else(|| format!("no port in {addr}").into())
 }
 
 /// A failed measurement leaves a gap in the table, not an end to the run.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use barewire_bench::{Failure, compare, ends, relay};
+use barewire_bench::{Failure, compare, ends, relay, udp_relay};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
@@ -21,7 +21,7 @@ struct Cli {
 enum Command {
     /// Run barewire, go-libp2p, rust-libp2p, litep2p and the machine's limits side by side, and print the ratio table.
     Compare(compare::Options),
-    /// Relay TCP connections, every byte late; prints its address as JSON and ends with stdin.
+    /// Relay TCP connections or UDP datagrams, all late; prints its address as JSON and ends with stdin.
     Relay {
         /// Where connections go on to.
         #[arg(long)]
@@ -29,33 +29,47 @@ enum Command {
         /// Delay of each direction, in milliseconds.
         #[arg(long, default_value_t = 30)]
         delay_ms: u64,
+        /// Relay the datagrams of one client instead of connections.
+        #[arg(long)]
+        udp: bool,
+        /// Share of datagrams that is lost in each direction, 0 to 1.
+        #[arg(long, default_value_t = 0.0, requires = "udp", value_parser = share)]
+        loss: f64,
     },
     /// Serve one end of a limit; prints its address as JSON and ends with stdin.
-    Serve { limit: ends::Limit },
+    Serve {
+        limit: ends::Limit,
+        /// Largest datagram QUIC tries.
+        #[arg(long, default_value_t = 1452)]
+        mtu: u16,
+    },
     /// Drive one end of a limit against the other; prints its figures as JSON.
     Drive {
         limit: ends::Limit,
         to: SocketAddr,
-        /// Bytes to move.
-        #[arg(long, default_value_t = 1 << 30)]
-        bytes: u64,
-        /// Round trips to make.
-        #[arg(long, default_value_t = 10_000)]
-        count: usize,
+        #[command(flatten)]
+        work: ends::Work,
     },
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("{text:?} is not a share from 0 to 1")),
+    }
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Compare(options) => compare::run(&options),
-        Command::Relay { to, delay_ms } => serve_relay(to, Duration::from_millis(delay_ms)),
-        Command::Serve { limit } => ends::serve(limit),
-        Command::Drive {
-            limit,
+        Command::Relay {
             to,
-            bytes,
-            count,
-        } => ends::drive(limit, to, bytes, count),
+            delay_ms,
+            udp,
+            loss,
+        } => serve_relay(to, Duration::from_millis(delay_ms), udp.then_some(loss)),
+        Command::Serve { limit, mtu } => ends::serve(limit, mtu),
+        Command::Drive { limit, to, work } => ends::drive(limit, to, work),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,13 +80,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve_relay(to: SocketAddr, delay: Duration) -> Result<(), Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+/// Of datagrams if they have a loss.
+fn serve_relay(to: SocketAddr, delay: Duration, loss: Option<f64>) -> Result<(), Failure> {
+    let addr = match loss {
+        Some(loss) => udp_relay::start(to, delay, loss)?,
+        None => {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let addr = listener.local_addr()?;
+            std::thread::spawn(move || relay::serve(&listener, to, delay));
+            addr
+        }
+    };
     println!(
         "{}",
-        json!({ "event": "listening", "addr": listener.local_addr()?.to_string() })
+        json!({ "event": "listening", "addr": addr.to_string() })
     );
-    std::thread::spawn(move || relay::serve(&listener, to, delay));
     ends::stdin_closed();
     Ok(())
 }

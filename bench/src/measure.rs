@@ -40,6 +40,30 @@ impl Listener {
         Ok(Self { process, addr, pid })
     }
 
+    /// Resident bytes after they have changed by less than 1 % for two seconds, or after ten.
+    pub async fn settled(&self) -> Result<u64, Failure> {
+        let read = || memory(self.pid, "VmRSS:").ok_or("the listener is gone");
+        let start = Instant::now();
+        let (mut reference, mut since) = (read()?, Instant::now());
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            let now = read()?;
+            if now.abs_diff(reference) * 100 > reference {
+                (reference, since) = (now, Instant::now());
+            }
+            if since.elapsed() > Duration::from_secs(2) || start.elapsed() > Duration::from_secs(10)
+            {
+                return Ok(now);
+            }
+        }
+    }
+
+    /// Processor seconds used so far, in steps of 10 ms.
+    pub fn cpu_secs(&self) -> Result<f64, Failure> {
+        let (_, secs) = cpu_secs(self.pid).ok_or("the listener is gone")?;
+        Ok(secs)
+    }
+
     /// Ends it the gentle way.
     pub async fn stop(self) -> Result<(), Failure> {
         self.process.stop(DEADLINE).await
@@ -115,35 +139,35 @@ pub async fn client(command: Command, event: &str, listener: &Listener) -> Resul
     })
 }
 
-/// Bytes each of `count` idle connections costs the listener, once its memory has settled.
-pub async fn held(command: Command, listener: &Listener, count: usize) -> Result<f64, Failure> {
-    let before = settled(listener.pid).await?;
-    let mut holder = Process::spawn(command)?;
-    let event = holder.expect("held", DEADLINE).await?;
-    if number(&event, "count")? as usize != count {
-        return Err(format!("not all are held: {event}").into());
+/// A process that holds connections.
+#[derive(Debug)]
+pub struct Holder(Process);
+
+impl Holder {
+    /// Starts it and waits until all are held.
+    pub async fn start(command: Command, count: usize) -> Result<Self, Failure> {
+        let mut holder = Process::spawn(command)?;
+        let event = holder.expect("held", DEADLINE).await?;
+        if number(&event, "count")? as usize != count {
+            return Err(format!("not all are held: {event}").into());
+        }
+        Ok(Self(holder))
     }
-    let after = settled(listener.pid).await?;
-    // A thousand goodbyes are nobody's measurement.
-    holder.kill().await?;
-    Ok((after as f64 - before as f64) / count as f64)
+
+    /// A thousand goodbyes are nobody's measurement.
+    pub async fn kill(mut self) -> Result<(), Failure> {
+        self.0.kill().await
+    }
 }
 
-/// Resident bytes after they have changed by less than 1 % for two seconds, or after ten.
-async fn settled(pid: u32) -> Result<u64, Failure> {
-    let read = || memory(pid, "VmRSS:").ok_or("the listener is gone");
-    let start = Instant::now();
-    let (mut reference, mut since) = (read()?, Instant::now());
-    loop {
-        sleep(Duration::from_millis(100)).await;
-        let now = read()?;
-        if now.abs_diff(reference) * 100 > reference {
-            (reference, since) = (now, Instant::now());
-        }
-        if since.elapsed() > Duration::from_secs(2) || start.elapsed() > Duration::from_secs(10) {
-            return Ok(now);
-        }
+/// What a command that must fail says on stderr.
+pub async fn failing(command: Command) -> Result<String, Failure> {
+    let mut process = Process::spawn(command)?;
+    let status = process.wait(DEADLINE).await?;
+    if status.success() {
+        return Err("it succeeded where it had to fail".into());
     }
+    Ok(process.stderr())
 }
 
 /// State letter, and user plus system seconds of a process.

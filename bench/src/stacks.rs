@@ -1,6 +1,9 @@
 //! The four stacks and how their programs are started. All take the same command line.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use barewire_tests::peers::{self, Foreign, Unavailable};
 use tokio::process::Command;
@@ -54,6 +57,18 @@ pub struct Program {
 }
 
 impl Program {
+    /// A program that speaks a stack.
+    #[must_use]
+    pub fn of(stack: Stack, path: PathBuf) -> Self {
+        Self { stack, path }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Builds what is not in the cache. Stacks that cannot be built are left out, with the reason on stderr.
     #[must_use]
     pub fn build_all() -> Vec<Self> {
@@ -92,7 +107,7 @@ impl Program {
 
 /// `program`, run by `taskset` if it is to stay on one processor.
 #[must_use]
-pub fn pinned(program: &std::path::Path, processor: Option<usize>) -> Command {
+pub fn pinned(program: &Path, processor: Option<usize>) -> Command {
     match processor {
         None => Command::new(program),
         Some(processor) => {

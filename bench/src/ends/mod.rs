@@ -1,9 +1,12 @@
 //! The machine's limits, each with two ends in two processes like the stacks that are measured beside them.
 
 mod cipher;
+mod frames;
 mod muxers;
+mod quic;
 mod raw;
 mod records;
+mod tls;
 
 use std::{
     io,
@@ -32,23 +35,52 @@ pub enum Limit {
     Yamux,
     /// The `yamux` crate over plain TCP.
     YamuxCrate,
+    /// tokio-rustls over TCP, without a muxer.
+    Tls,
+    /// barewire's WebSocket frames over TCP, without Noise or a muxer.
+    Frames,
+    /// One stream of bare quinn.
+    Quic,
+    /// Round trips of 32 bytes on one stream of bare quinn.
+    QuicPing,
+    /// Held connections of bare quinn; only its driving end differs from `quic`.
+    QuicHeld,
 }
 
-/// Serves connections until stdin closes.
-pub fn serve(limit: Limit) -> Result<(), Failure> {
+/// A listening socket of either kind.
+enum Bound {
+    Tcp(TcpListener),
+    Quic(quinn::Endpoint),
+}
+
+/// Serves connections until stdin closes. `mtu` is the largest datagram that QUIC tries.
+pub fn serve(limit: Limit, mtu: u16) -> Result<(), Failure> {
     let runtime = runtime()?;
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    let bound = runtime.block_on(async {
+        Ok::<_, io::Error>(match limit {
+            Limit::Quic | Limit::QuicPing | Limit::QuicHeld => Bound::Quic(quic::listen(mtu)?),
+            _ => Bound::Tcp(TcpListener::bind("127.0.0.1:0").await?),
+        })
+    })?;
+    let addr = match &bound {
+        Bound::Tcp(listener) => listener.local_addr()?,
+        Bound::Quic(endpoint) => endpoint.local_addr()?,
+    };
     println!(
         "{}",
-        json!({ "event": "listening", "addr": listener.local_addr()?.to_string() })
+        json!({ "event": "listening", "addr": addr.to_string() })
     );
     runtime.spawn(async move {
-        let served = match limit {
-            Limit::Tcp => raw::sink(listener).await,
-            Limit::PingPong => raw::pong(listener).await,
-            Limit::Records => records::sink(listener).await,
-            Limit::Yamux => muxers::sink_own(listener).await,
-            Limit::YamuxCrate => muxers::sink_crate(listener).await,
+        let served = match (limit, bound) {
+            (Limit::QuicPing, Bound::Quic(endpoint)) => quic::pong(endpoint).await,
+            (_, Bound::Quic(endpoint)) => quic::sink(endpoint).await,
+            (Limit::PingPong, Bound::Tcp(listener)) => raw::pong(listener).await,
+            (Limit::Records, Bound::Tcp(listener)) => records::sink(listener).await,
+            (Limit::Yamux, Bound::Tcp(listener)) => muxers::sink_own(listener).await,
+            (Limit::YamuxCrate, Bound::Tcp(listener)) => muxers::sink_crate(listener).await,
+            (Limit::Tls, Bound::Tcp(listener)) => tls::sink(listener).await,
+            (Limit::Frames, Bound::Tcp(listener)) => frames::sink(listener).await,
+            (_, Bound::Tcp(listener)) => raw::sink(listener).await,
         };
         if let Err(cause) = served {
             eprintln!("barewire-bench: {cause}");
@@ -59,22 +91,48 @@ pub fn serve(limit: Limit) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Moves `bytes`, or makes `count` round trips, and prints the time.
-pub fn drive(limit: Limit, to: SocketAddr, bytes: u64, count: usize) -> Result<(), Failure> {
+/// What one end of a limit is to do.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Work {
+    /// Bytes to move.
+    #[arg(long, default_value_t = 1 << 30)]
+    bytes: u64,
+    /// Round trips to make, or connections to hold.
+    #[arg(long, default_value_t = 10_000)]
+    count: usize,
+    /// Largest datagram QUIC tries.
+    #[arg(long, default_value_t = 1452)]
+    mtu: u16,
+}
+
+/// Moves `bytes`, or makes `count` round trips, and prints the time; or holds connections until stdin closes.
+pub fn drive(limit: Limit, to: SocketAddr, work: Work) -> Result<(), Failure> {
+    let Work { bytes, count, mtu } = work;
     let runtime = runtime()?;
+    let pings = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        json!({ "event": "ping", "count": count, "p50_us": micros(times[times.len() / 2]) })
+    };
+    let moved =
+        |took: Duration| json!({ "event": "moved", "bytes": bytes, "secs": took.as_secs_f64() });
     let event = runtime.block_on(async {
-        let took = match limit {
-            Limit::PingPong => {
-                let mut times = raw::ping(to, count).await?;
-                times.sort_unstable();
-                return Ok(json!({ "event": "ping", "count": count, "p50_us": micros(times[times.len() / 2]) }));
+        Ok::<_, io::Error>(match limit {
+            Limit::PingPong => pings(raw::ping(to, count).await?),
+            Limit::QuicPing => pings(quic::ping(to, mtu, count).await?),
+            Limit::QuicHeld => {
+                let _held = quic::hold(to, mtu, count).await?;
+                println!("{}", json!({ "event": "held", "count": count }));
+                tokio::task::spawn_blocking(stdin_closed).await?;
+                json!({ "event": "let go" })
             }
-            Limit::Tcp => raw::send(to, bytes).await?,
-            Limit::Records => records::send(to, bytes).await?,
-            Limit::Yamux => muxers::send_own(to, bytes).await?,
-            Limit::YamuxCrate => muxers::send_crate(to, bytes).await?,
-        };
-        Ok::<_, Failure>(json!({ "event": "moved", "bytes": bytes, "secs": took.as_secs_f64() }))
+            Limit::Tcp => moved(raw::send(to, bytes).await?),
+            Limit::Records => moved(records::send(to, bytes).await?),
+            Limit::Yamux => moved(muxers::send_own(to, bytes).await?),
+            Limit::YamuxCrate => moved(muxers::send_crate(to, bytes).await?),
+            Limit::Tls => moved(tls::send(to, bytes).await?),
+            Limit::Frames => moved(frames::send(to, bytes).await?),
+            Limit::Quic => moved(quic::send(to, mtu, bytes).await?),
+        })
     })?;
     println!("{event}");
     runtime.shutdown_background();

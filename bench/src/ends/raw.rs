@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
@@ -21,35 +21,48 @@ const PING: usize = 32;
 /// Receives until the end, then answers with the count.
 pub(super) async fn sink(listener: TcpListener) -> io::Result<()> {
     loop {
-        let (mut socket, _) = listener.accept().await?;
+        let (socket, _) = listener.accept().await?;
         socket.set_nodelay(true)?;
-        tokio::spawn(async move {
-            let mut block = vec![0; BLOCK];
-            let mut total = 0_u64;
-            loop {
-                match socket.read(&mut block).await? {
-                    0 => return socket.write_u64(total).await,
-                    n => total += n as u64,
-                }
-            }
-        });
+        tokio::spawn(count(socket));
     }
+}
+
+/// Receives until the end, then answers with the count.
+pub(super) async fn count(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    let mut block = vec![0; BLOCK];
+    let mut total = 0_u64;
+    loop {
+        match stream.read(&mut block).await? {
+            0 => break,
+            n => total += n as u64,
+        }
+    }
+    stream.write_u64(total).await?;
+    stream.flush().await
 }
 
 /// Sends `bytes` and waits until the other side has them all.
 pub(super) async fn send(to: SocketAddr, bytes: u64) -> io::Result<Duration> {
-    let mut socket = TcpStream::connect(to).await?;
+    let socket = TcpStream::connect(to).await?;
     socket.set_nodelay(true)?;
+    push(socket, bytes).await
+}
+
+/// Sends `bytes` over a stream and waits until the other side has them all.
+pub(super) async fn push(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: u64,
+) -> io::Result<Duration> {
     let block = vec![0; BLOCK];
     let start = Instant::now();
     let mut left = bytes;
     while left > 0 {
         let n = left.min(BLOCK as u64) as usize;
-        socket.write_all(&block[..n]).await?;
+        stream.write_all(&block[..n]).await?;
         left -= n as u64;
     }
-    socket.shutdown().await?;
-    arrived(bytes, socket.read_u64().await?, start)
+    stream.shutdown().await?;
+    arrived(bytes, stream.read_u64().await?, start)
 }
 
 /// Echoes single pings.

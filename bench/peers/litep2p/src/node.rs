@@ -16,7 +16,7 @@ use litep2p::{
     config::ConfigBuilder,
     protocol::libp2p::identify,
     substream::Substream,
-    transport::tcp,
+    transport::{quic, tcp, websocket},
     types::multiaddr::{Multiaddr, Protocol as Part},
 };
 use serde_json::{Value, json};
@@ -61,15 +61,11 @@ impl Stack for Node {
         options: &ListenOptions,
         services: Arc<Services>,
     ) -> Result<Listening<Self>, Failure> {
-        let listen = options
-            .listen
-            .iter()
-            .map(|addr| addr.parse())
-            .collect::<Result<_, _>>()?;
         let names = services.protocols();
         let (litep2p, identified, _) = new_node(
             &options.stack,
-            listen,
+            &options.listen,
+            true,
             names,
             !options.no_identify,
             Some(services),
@@ -96,8 +92,14 @@ impl Stack for Node {
             // identify itself can neither dial nor close.
             names.push(protocol::PING.to_owned());
         }
-        let (litep2p, identified, handles) =
-            new_node(&options.stack, Vec::new(), names, identifies, None)?;
+        let (litep2p, identified, handles) = new_node(
+            &options.stack,
+            std::slice::from_ref(&options.addr),
+            false,
+            names,
+            identifies,
+            None,
+        )?;
         Ok(spawn(
             litep2p,
             identified,
@@ -111,22 +113,47 @@ type Identified = Box<dyn futures::Stream<Item = identify::IdentifyEvent> + Send
 
 fn new_node(
     options: &StackOptions,
-    listen: Vec<Multiaddr>,
+    addrs: &[String],
+    listens: bool,
     names: Vec<String>,
     identifies: bool,
     services: Option<Arc<Services>>,
 ) -> Result<(Litep2p, Identified, HashMap<String, Handle>), Failure> {
     if options.security != "noise" || options.key.is_some() {
-        return Err("this peer speaks Noise only and makes a fresh identity each time".into());
+        return Err(
+            "over TCP this peer speaks Noise only, and it makes a fresh identity each time".into(),
+        );
     }
-    let mut config = ConfigBuilder::new()
-        .with_tcp(tcp::config::Config {
-            listen_addresses: listen,
+    // Held connections are idle on purpose.
+    let mut config = ConfigBuilder::new().with_keep_alive_timeout(Duration::from_secs(3600));
+    // Only the transports the addresses need, so that a measured connection carries nothing else.
+    let listen = |part: &str| {
+        addrs
+            .iter()
+            .filter(|_| listens)
+            .filter(|addr| addr.contains(part))
+            .map(|addr| addr.parse())
+            .collect::<Result<Vec<Multiaddr>, _>>()
+    };
+    let any = |part: &str| addrs.iter().any(|addr| addr.contains(part));
+    if any("/quic-v1") {
+        config = config.with_quic(quic::config::Config {
+            listen_addresses: listen("/quic-v1")?,
+            ..Default::default()
+        });
+    } else if any("/ws") {
+        config = config.with_websocket(websocket::config::Config {
+            listen_addresses: listen("/ws")?,
             nodelay: true,
             ..Default::default()
-        })
-        // Held connections are idle on purpose.
-        .with_keep_alive_timeout(Duration::from_secs(3600));
+        });
+    } else {
+        config = config.with_tcp(tcp::config::Config {
+            listen_addresses: listen("/tcp")?,
+            nodelay: true,
+            ..Default::default()
+        });
+    }
     let mut identified: Identified = Box::new(futures::stream::pending());
     if identifies {
         let (identify, events) =
