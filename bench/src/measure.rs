@@ -160,16 +160,6 @@ impl Holder {
     }
 }
 
-/// What a command that must fail says on stderr.
-pub async fn failing(command: Command) -> Result<String, Failure> {
-    let mut process = Process::spawn(command)?;
-    let status = process.wait(DEADLINE).await?;
-    if status.success() {
-        return Err("it succeeded where it had to fail".into());
-    }
-    Ok(process.stderr())
-}
-
 /// State letter, and user plus system seconds of a process.
 fn cpu_secs(pid: u32) -> Option<(char, f64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

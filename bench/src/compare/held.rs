@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::{process::Command, time::sleep};
+use barewire_node::{CloseReason, Endpoint, Keypair, Multiaddr};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
 
 use super::Bench;
 use crate::{
     Failure,
-    measure::{Holder, Listener, MIB, failing},
+    measure::{DEADLINE, Holder, Listener, MIB},
     stacks::{Program, Stack},
     table::{BARE_QUINN, Metric},
 };
@@ -21,7 +25,7 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// Connections one listener is to hold.
 const MANY: usize = 10_000;
 /// What a node says that has no room for another connection.
-const FULL: &str = "0x1001";
+const FULL: CloseReason = CloseReason::Remote(0x1001);
 
 impl Bench {
     pub(super) async fn connections(&mut self, program: &Program) -> Result<(), Failure> {
@@ -89,10 +93,14 @@ impl Bench {
         let holder = Holder::start(self.holder(program, &listener, MANY), MANY).await?;
         let resident = listener.settled().await? as f64 / MIB;
         self.samples.add(Metric::ManyMib, program.stack, resident);
-        let one_more = ["ping", &listener.addr, "--count", "1", "--json"];
-        let said = failing(self.command(program, &one_more, None)).await?;
-        eprintln!("connection {}: {}", MANY + 1, said.trim_end());
-        let told = if said.contains(FULL) { 1.0 } else { 0.0 };
+        let one_more = Endpoint::builder(Keypair::generate(&mut rand::rng()));
+        let one_more = one_more.bind().await?;
+        let connection = one_more
+            .connect(listener.addr.parse::<Multiaddr>()?)
+            .await?;
+        let reason = timeout(DEADLINE, connection.closed()).await?;
+        eprintln!("connection {}: {reason}", MANY + 1);
+        let told = if reason == FULL { 1.0 } else { 0.0 };
         self.samples.add(Metric::OneMoreTold, program.stack, told);
         holder.kill().await?;
         listener.stop().await

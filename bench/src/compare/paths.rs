@@ -60,8 +60,9 @@ impl Bench {
         let run = self
             .transfer_to(sender, &addr, &listener, &[], [size, "0"])
             .await?;
-        relay.stop().await?;
+        // The goodbye is still on its way; without it the listener waits and then fails.
         listener.stop().await?;
+        relay.stop().await?;
         Ok(run)
     }
 
