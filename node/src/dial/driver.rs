@@ -474,8 +474,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_this_node_does_not_want_says_nothing_about_the_address() {
-        let mut config = Config::default();
-        config.gater = Some(Arc::new(Nobody));
+        let config = Config {
+            gater: Some(Arc::new(Nobody)),
+            ..Config::default()
+        };
         let keypair = Keypair::generate(&mut rand::rng());
         let endpoint = Endpoint::builder(keypair).config(config).bind();
         let endpoint = endpoint.await.unwrap();

@@ -86,7 +86,10 @@ impl<T> Pending<T> {
 
     /// Slots taken from a network.
     fn of(&self, network: Option<Network>) -> usize {
-        self.slots.iter().filter(|slot| slot.network == network).count()
+        self.slots
+            .iter()
+            .filter(|slot| slot.network == network)
+            .count()
     }
 
     /// Whether more than half of the slots are taken, or half of those of this network, so that a
@@ -94,7 +97,8 @@ impl<T> Pending<T> {
     /// addresses then leaves the other half to those who live there.
     pub(super) fn is_crowded(&self, ip: Option<IpAddr>) -> bool {
         let network = counted(ip);
-        self.slots.len() * 2 > self.limit || network.is_some() && self.of(network) * 2 >= self.per_ip
+        self.slots.len() * 2 > self.limit
+            || network.is_some() && self.of(network) * 2 >= self.per_ip
     }
 
     pub(super) fn len(&self) -> usize {

@@ -317,7 +317,7 @@ mod tests {
         let peers: Vec<_> = (0..2 * SPARE_BUDGETS)
             .map(|_| Keypair::generate(&mut rand::rng()).peer_id())
             .collect();
-        let (done, finished) = std::sync::mpsc::channel();
+        let (done, finished) = std::sync::mpsc::sync_channel(2);
         let threads = (0..2).map(|thread| {
             let (manager, done) = (Arc::clone(&manager), done.clone());
             let (peers, addr) = (peers.clone(), addr.clone());
