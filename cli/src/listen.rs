@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    allocator,
     announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs},
     failure::Failure,
@@ -80,6 +81,7 @@ fn config(args: &NodeArgs) -> Result<Config, Failure> {
     };
     config.security = args.security.iter().copied().map(Into::into).collect();
     config.log_tls_keys = true;
+    config.reclaim = Some(allocator::give_back);
     config.muxer = args.muxer.into();
     config.quic.max_mtu = args.quic_mtu;
     config.quic.congestion = args.quic_congestion.into();
