@@ -299,7 +299,8 @@ pub(crate) struct ListenArgs {
     /// as many at once.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_per_ip: Option<u32>,
-    /// Serve metrics as OpenMetrics text at http://ADDR/metrics; a port alone means this machine only.
+    /// Serve metrics as OpenMetrics text at http://ADDR/metrics, and what keeps each connection open at
+    /// http://ADDR/connections; a port alone means this machine only.
     #[arg(long, value_name = "ADDR", value_parser = metrics_addr)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Tell of each connection made, refused and ended, and why.

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    allocator,
     announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs, Security},
     failure::Failure,
@@ -91,6 +92,7 @@ fn config(args: &NodeArgs, security: &[Security]) -> Result<Config, Failure> {
     }
     config.security = security.iter().copied().map(Into::into).collect();
     config.log_tls_keys = true;
+    config.reclaim = Some(allocator::give_back);
     config.muxer = args.muxer.into();
     config.quic.max_mtu = args.quic_mtu;
     config.quic.congestion = args.quic_congestion.into();

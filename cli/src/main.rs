@@ -1,5 +1,6 @@
 //! The `barewire` command: makes identities, runs a node, talks to others and measures them.
 
+mod allocator;
 mod announce;
 mod args;
 mod bench;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    allocator::start();
     // One thread: a connection task and the streams it serves hand over to each other without
     // crossing processors. Measured against two on two quiet processors: a fifth more echo streams
     // of 100 bytes, a tenth to a third more perf, a tenth more handshakes, equal round trips, and a

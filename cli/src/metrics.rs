@@ -1,4 +1,5 @@
-//! `--metrics ADDR`: the metrics of a node over HTTP. Nothing but `GET /metrics` is answered.
+//! `--metrics ADDR`: the metrics of a node over HTTP at `/metrics`, and each connection with what keeps
+//! it open as JSON at `/connections`. Nothing else is answered.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,10 +7,10 @@ use axum::{
     body::Body,
     http::{Method, Request, Response, StatusCode, header},
 };
-use barewire_node::Endpoint;
+use barewire_node::{Connection, Endpoint, Role};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{failure::Failure, output};
@@ -76,18 +77,66 @@ pub(crate) async fn serve(listener: TcpListener, endpoint: Endpoint) {
     }
 }
 
+/// Each connection, the oldest first, and why it is open.
+fn connections(endpoint: &Endpoint) -> Value {
+    let describe = |connection: &Connection| {
+        let (info, why) = (connection.info(), connection.why_open());
+        let holds = why.holds.iter().map(|hold| {
+            json!({
+                "by": hold.kind.as_str(), "name": &*hold.name, "for_s": hold.age.as_secs_f64(),
+            })
+        });
+        json!({
+            "peer": info.peer_id.to_string(), "remote": info.remote_addr.to_string(),
+            "dialled_by": if info.role == Role::Client { "us" } else { "remote" },
+            "holds": holds.collect::<Vec<_>>(), "why_open": why.to_string(),
+        })
+    };
+    endpoint.connections().iter().map(describe).collect()
+}
+
 fn answer(request: &Request<Incoming>, endpoint: &Endpoint) -> Response<Body> {
+    let found = |text: String, kind| {
+        let mut response = Response::new(Body::from(text));
+        let kind = header::HeaderValue::from_static(kind);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    };
     let status = match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET) => {
-            let mut response = Response::new(Body::from(endpoint.metrics()));
-            let kind = header::HeaderValue::from_static(OPENMETRICS);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            return response;
+        ("/metrics", &Method::GET) => return found(endpoint.metrics(), OPENMETRICS),
+        ("/connections", &Method::GET) => {
+            return found(connections(endpoint).to_string(), "application/json");
         }
-        ("/metrics", _) => StatusCode::METHOD_NOT_ALLOWED,
+        ("/metrics" | "/connections", _) => StatusCode::METHOD_NOT_ALLOWED,
         _ => StatusCode::NOT_FOUND,
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use barewire_node::Keypair;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_connection_is_shown_with_what_keeps_it_open() {
+        let [one, other] = [(); 2].map(|()| Endpoint::builder(Keypair::generate(&mut rand::rng())));
+        let (one, other) = (one.bind().await.unwrap(), other.bind().await.unwrap());
+        let addr = other.listen("/memory/0".parse().unwrap()).await.unwrap();
+        let connection = one.connect(addr).await.unwrap();
+        assert!(
+            connections(&one)[0]["why_open"]
+                .to_string()
+                .contains("idle")
+        );
+        let _lease = connection.lease("a transfer");
+        let shown = &connections(&one)[0];
+        assert_eq!(shown["peer"], other.peer_id().to_string());
+        assert_eq!(shown["holds"][0]["by"], "lease");
+        assert_eq!(shown["holds"][0]["name"], "a transfer");
+    }
 }

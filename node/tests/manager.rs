@@ -111,6 +111,13 @@ async fn an_open_stream_holds_its_connection_at_both_ends() {
         assert_eq!((why.holds.len(), &*why.holds[0].name), (1, echo::PROTOCOL));
         assert!(why.to_string().contains("stream /barewire/echo"), "{why}");
     }
+    let metrics = router.endpoint().metrics();
+    let held = format!(
+        "barewire_connections_held{{by=\"stream\",name=\"{}\"}} 1",
+        echo::PROTOCOL
+    );
+    assert!(metrics.contains(&held), "{metrics}");
+    assert!(metrics.contains("barewire_connections_idle 0"), "{metrics}");
     stream.finish().unwrap();
     assert_eq!(stream.read_chunk(1).await.unwrap(), None);
     let since = Instant::now();

@@ -1,6 +1,7 @@
 //! Helpers of the tests that need more than one process: foreign peers built on demand, processes that speak
-//! JSON lines, and networks with latency.
+//! JSON lines, control groups, and networks with latency.
 
+pub mod cgroup;
 pub mod debian;
 pub mod peers;
 pub mod process;

@@ -11,13 +11,24 @@ use parking_lot::Mutex;
 use crate::connection::{Connection, now};
 
 /// What kind of thing keeps a connection open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum HoldKind {
     /// An open stream; its name is the protocol.
     Stream,
     /// A [`Lease`].
     Lease,
+}
+
+impl HoldKind {
+    /// `stream` or `lease`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Lease => "lease",
+        }
+    }
 }
 
 /// One thing that keeps a connection open.
@@ -47,10 +58,7 @@ pub struct WhyOpen {
 impl fmt::Display for WhyOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, hold) in self.holds.iter().enumerate() {
-            let kind = match hold.kind {
-                HoldKind::Stream => "stream",
-                HoldKind::Lease => "lease",
-            };
+            let kind = hold.kind.as_str();
             let comma = if index == 0 { "" } else { ", " };
             let seconds = hold.age.as_secs_f64();
             write!(f, "{comma}{kind} {} for {seconds:.1} s", hold.name)?;

@@ -1,6 +1,6 @@
 //! What an endpoint can be asked for at any moment, for its metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Endpoint, Shared};
 use crate::{dial::BlackHoleState, incidents::Incident, metrics::Live};
@@ -24,6 +24,8 @@ impl Shared {
     fn live(&self) -> Live {
         let mut live = Live::default();
         let mut connections = BTreeMap::<_, u64>::new();
+        let mut holds = BTreeMap::<_, u64>::new();
+        let mut idle = 0;
         let mut streams = [0u64; 2];
         let (bytes, peers) = {
             let table = self.table.lock();
@@ -36,6 +38,13 @@ impl Shared {
                     barewire_transport::Role::Server => "inbound",
                 };
                 *connections.entry((transport, direction)).or_default() += 1;
+                let why = connection.why_open();
+                idle += u64::from(why.holds.is_empty());
+                // A connection counts once for each name.
+                let names: BTreeSet<_> = why.holds.into_iter().map(|h| (h.kind, h.name)).collect();
+                for name in names {
+                    *holds.entry(name).or_default() += 1;
+                }
                 streams[0] += stats.streams_inbound as u64;
                 streams[1] += stats.streams_outbound as u64;
                 let (sent, received) = bytes.entry(transport).or_default();
@@ -52,6 +61,18 @@ impl Shared {
                 let labels = vec![label("transport", transport), label("direction", direction)];
                 (labels, n)
             }),
+        );
+        live.gauge(
+            "connections_held",
+            "Connections that streams of a protocol or leases of a name keep open",
+            holds.into_iter().map(|((kind, name), n)| {
+                (vec![label("by", kind.as_str()), label("name", name)], n)
+            }),
+        );
+        live.gauge(
+            "connections_idle",
+            "Connections that nothing keeps open",
+            [(Vec::new(), idle)],
         );
         live.gauge("peers", "Connected peers", [(Vec::new(), peers)]);
         let directions = ["inbound", "outbound"].into_iter().zip(streams);

@@ -267,6 +267,11 @@ pub(crate) fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        time::Duration,
+    };
+
     use barewire_base::Keypair;
 
     use super::*;
@@ -314,32 +319,35 @@ mod tests {
     fn ledger_and_budgets_are_locked_in_one_order() {
         let manager = Arc::new(Manager::new(Limits::default(), None));
         let addr: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
-        let peers: Vec<_> = (0..2 * SPARE_BUDGETS)
-            .map(|_| Keypair::generate(&mut rand::rng()).peer_id())
+        let secured = |manager: &Manager, addr: &Multiaddr| {
+            let peer = Keypair::generate(&mut rand::rng()).peer_id();
+            manager.secured(peer, Role::Server, addr).unwrap()
+        };
+        // So many that each further one sweeps.
+        let in_use: Vec<_> = (0..2 * SPARE_BUDGETS)
+            .map(|_| secured(&manager, &addr).try_reserve(1).unwrap())
             .collect();
-        let (done, finished) = std::sync::mpsc::sync_channel(2);
-        let threads = (0..2).map(|thread| {
-            let (manager, done) = (Arc::clone(&manager), done.clone());
-            let (peers, addr) = (peers.clone(), addr.clone());
-            move || {
-                for round in 0..20_000 {
-                    if thread == 0 {
-                        // As the memory watch does.
-                        let _ledger = manager.ledger.lock();
-                        manager.fattest();
-                    } else {
-                        let peer = peers[round % peers.len()];
-                        manager.secured(peer, Role::Server, &addr).unwrap();
-                    }
-                }
-                done.send(()).unwrap();
+        let (sender, done) = std::sync::mpsc::sync_channel(1);
+        let (others, stop) = (Arc::clone(&manager), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                secured(&others, &addr);
             }
         });
-        threads.for_each(|thread| drop(std::thread::spawn(thread)));
-        for _ in 0..2 {
-            let waited = finished.recv_timeout(std::time::Duration::from_secs(60));
-            waited.expect("the threads wait for each other");
-        }
+        std::thread::spawn(move || {
+            for _ in 0..50 {
+                // As the memory watch does, and long enough to be met.
+                let _ledger = manager.ledger.lock();
+                std::thread::sleep(Duration::from_millis(2));
+                manager.fattest();
+            }
+            sender.send(()).unwrap();
+        });
+        let waited = done.recv_timeout(Duration::from_secs(20));
+        stop.store(true, Ordering::Relaxed);
+        waited.expect("the threads wait for each other");
+        drop(in_use);
     }
 
     #[test]

@@ -11,7 +11,6 @@
 )]
 
 mod attacker;
-mod cgroup;
 mod floods;
 mod frames;
 mod holds;

@@ -9,12 +9,10 @@ use std::{
 };
 
 use barewire_base::Multiaddr;
+use barewire_tests::cgroup::Cgroup;
 use tokio::sync::oneshot;
 
-use crate::{
-    cgroup::Cgroup,
-    net::{Side, at, enter, victim_ip},
-};
+use crate::net::{Side, at, enter, victim_ip};
 
 /// A `barewire listen` process.
 pub(crate) struct Victim {

@@ -48,8 +48,8 @@ async fn an_idle_node_with_100_connections_uses_hardly_any_processor() {
     println!(
         "idle node with 100 connections: {used:?} in {OVER:?}, {share:.2} % of a core (target 0.2 %)"
     );
-    // In steps of 10 ms, on a machine that may be busy.
-    assert!(share < 1.0, "{share} %");
+    // It is counted in steps of 10 ms: of 30 s the target is six.
+    assert!(share <= 0.2, "{share} %");
     holder.stop(SOON).await.unwrap();
     node.stop().await;
 }

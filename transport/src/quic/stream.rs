@@ -138,7 +138,7 @@ impl QuicStream {
         outbound: bool,
     ) -> Self {
         let shared = Arc::clone(&handle.0);
-        shared.count(outbound).fetch_add(1, Ordering::Relaxed);
+        shared.stream_opened(outbound);
         let inner = Inner {
             send: Some(send),
             recv,
@@ -282,6 +282,9 @@ impl Both {
             return Poll::Ready(Err(StreamError::LocallyClosed));
         }
         let polled = inner.poll_chunk(cx, max);
+        if let Poll::Ready(Ok(Some(chunk))) = &polled {
+            self.shared.has_read(chunk.len());
+        }
         if polled.is_pending() {
             inner.eager = 0;
             self.send_prefix(inner);
@@ -490,9 +493,7 @@ impl Both {
 
 impl Drop for Both {
     fn drop(&mut self) {
-        self.shared
-            .count(self.outbound)
-            .fetch_sub(1, Ordering::Relaxed);
+        self.shared.stream_ended(self.outbound);
         let inner = self.inner.get_mut();
         let Some(mut send) = inner.send.take() else {
             return;

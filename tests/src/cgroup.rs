@@ -3,14 +3,15 @@
 use std::{fs, path::PathBuf, process::Command};
 
 /// A limit on the memory of the process in it. Removed when dropped, which must be after the process has ended.
-pub(crate) struct Cgroup {
+#[derive(Debug)]
+pub struct Cgroup {
     path: PathBuf,
     second: bool,
 }
 
 impl Cgroup {
     /// A group that may use `limit` bytes.
-    pub(crate) fn new(name: &str, limit: u64) -> Result<Self, String> {
+    pub fn new(name: &str, limit: u64) -> Result<Self, String> {
         let (root, second) = root().ok_or("no memory controller of cgroups is mounted")?;
         if second {
             // Fails where it is set already.
@@ -29,32 +30,54 @@ impl Cgroup {
     }
 
     /// Where a process writes its id to join.
-    pub(crate) fn door(&self) -> PathBuf {
+    #[must_use]
+    pub fn door(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
 
     /// Most memory the group has used, in KiB: all of it, page cache and kernel buffers too.
-    pub(crate) fn peak_kib(&self) -> u64 {
+    #[must_use]
+    pub fn peak_kib(&self) -> u64 {
         let file = if self.second {
             "memory.peak"
         } else {
             "memory.max_usage_in_bytes"
         };
-        let bytes = fs::read_to_string(self.path.join(file)).unwrap_or_default();
-        bytes.trim().parse().unwrap_or(0) / 1024
+        self.read(file).trim().parse().unwrap_or(0) / 1024
     }
 
-    /// How often the kernel has killed a process of the group.
-    pub(crate) fn oom_kills(&self) -> u64 {
+    /// How often the kernel has killed a process of the group; the largest number if it does not tell.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
         let file = if self.second {
             "memory.events"
         } else {
             "memory.oom_control"
         };
-        let text = fs::read_to_string(self.path.join(file)).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        line.and_then(|count| count.trim().parse().ok())
-            .expect("the kernel counts kills")
+        self.field(file, "oom_kill").unwrap_or(u64::MAX)
+    }
+
+    /// How often the group has met its limit, and the kernel had to look for memory.
+    #[must_use]
+    pub fn limit_hits(&self) -> u64 {
+        let hits = if self.second {
+            self.field("memory.events", "max")
+        } else {
+            self.read("memory.failcnt").trim().parse().ok()
+        };
+        hits.unwrap_or(0)
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.path.join(file)).unwrap_or_default()
+    }
+
+    /// The number of a line `name number`.
+    fn field(&self, file: &str, name: &str) -> Option<u64> {
+        let text = self.read(file);
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let (_, number) = lines.find(|(key, _)| *key == name)?;
+        number.trim().parse().ok()
     }
 }
 
