@@ -231,7 +231,7 @@ mod tests {
         let mut message = BytesMut::new();
         for turn in 0..3 {
             ends[turn % 2].poll_transmit(&mut message);
-            ends[(turn + 1) % 2].handle_input(&mut message).unwrap();
+            ends[(turn + 1) % 2].handle_input(&message).unwrap();
             message.clear();
         }
         let [dialler, _] = ends;

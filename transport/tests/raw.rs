@@ -59,7 +59,7 @@ impl RawPeer {
                 let consumed = dialer.handle_input(&input).unwrap();
                 input.advance(consumed);
             }
-            let consumed = handshake.handle_input(&mut input).unwrap();
+            let consumed = handshake.handle_input(&input).unwrap();
             input.advance(consumed);
         }
         let (sealer, opener) = handshake.finish().unwrap().session.split();
