@@ -62,7 +62,7 @@ type options struct {
 }
 
 func parseOptions(args []string) (*options, error) {
-	opts := &options{timeout: 60 * time.Second, size: -1, settle: time.Second, linger: time.Second}
+	opts := &options{timeout: 60 * time.Second, size: -1, settle: time.Second, linger: 5 * time.Second}
 	var muxer string
 	var timeout seconds
 	set := flag.NewFlagSet("peer-go", flag.ContinueOnError)

@@ -53,7 +53,7 @@ export function parse (name, args) {
       expect: text,
       file: text,
       'settle-ms': { ...text, default: '1000' },
-      'linger-ms': { ...text, default: '1000' },
+      'linger-ms': { ...text, default: '5000' },
       version: { ...text, default: '1.3' },
       sign: { ...text, default: 'strict' },
       'message-id': { ...text, default: 'default' },
