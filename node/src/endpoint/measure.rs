@@ -1,6 +1,6 @@
 //! What an endpoint can be asked for at any moment, for its metrics.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Weak};
 
 use super::{Endpoint, Shared};
 use crate::{incidents::Incident, metrics::Live};
@@ -121,6 +121,9 @@ impl Shared {
             "Peers in the peer book",
             [(Vec::new(), self.peer_book.len() as u64)],
         );
+        for source in self.metrics_sources.lock().iter().filter_map(Weak::upgrade) {
+            source.collect(&mut live);
+        }
         live
     }
 }
