@@ -10,32 +10,81 @@ use std::{
 use arbitrary::Arbitrary;
 use barewire_base::Keypair;
 use barewire_gossip::{
-    Acceptance, Author, Config, MessageHandle, MessageIdFn, NewPeer, Output, PartialLimits, Payload, PeerKey, PeerLimits,
-    PublishOptions, Router, SignaturePolicy, SubscribeOptions, Version,
-    rpc::Rpc,
+    Acceptance, Author, Config, MessageHandle, MessageIdFn, NewPeer, Output, PartialLimits,
+    Payload, PeerKey, PeerLimits, PublishOptions, Router, SignaturePolicy, SubscribeOptions,
+    Version, rpc::Rpc,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Op {
-    Connect { peer: u8, version: u8, outbound: bool, rust: bool },
-    Disconnect { peer: u8 },
-    InboundClosed { peer: u8 },
-    Restart { peer: u8, version: u8 },
-    Subscribe { topic: u8, partial: bool },
-    Unsubscribe { topic: u8 },
-    Publish { topic: u8, len: u16 },
-    Raw { peer: u8, bytes: Vec<u8> },
-    Rpc { peer: u8, parts: Vec<Part> },
-    Verified { which: u8, valid: bool },
-    Validated { which: u8, how: u8 },
-    Take { peer: u8 },
-    Sleep { centiseconds: u16 },
-    Rtt { peer: u8, ms: u16 },
-    App { peer: u8, score: f64 },
-    Direct { peer: u8, on: bool },
-    Partial { peer: u8, topic: u8, group: u8 },
+    Connect {
+        peer: u8,
+        version: u8,
+        outbound: bool,
+        rust: bool,
+    },
+    Disconnect {
+        peer: u8,
+    },
+    InboundClosed {
+        peer: u8,
+    },
+    Restart {
+        peer: u8,
+        version: u8,
+    },
+    Subscribe {
+        topic: u8,
+        partial: bool,
+    },
+    Unsubscribe {
+        topic: u8,
+    },
+    Publish {
+        topic: u8,
+        len: u16,
+    },
+    Raw {
+        peer: u8,
+        bytes: Vec<u8>,
+    },
+    Rpc {
+        peer: u8,
+        parts: Vec<Part>,
+    },
+    Verified {
+        which: u8,
+        valid: bool,
+    },
+    Validated {
+        which: u8,
+        how: u8,
+    },
+    Take {
+        peer: u8,
+    },
+    Sleep {
+        centiseconds: u16,
+    },
+    Rtt {
+        peer: u8,
+        ms: u16,
+    },
+    App {
+        peer: u8,
+        score: f64,
+    },
+    Direct {
+        peer: u8,
+        on: bool,
+    },
+    Partial {
+        peer: u8,
+        topic: u8,
+        group: u8,
+    },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -85,20 +134,32 @@ impl Part {
             (0..count).for_each(|n| field(tag, &id(first.wrapping_add(n)), inner));
         };
         match *self {
-            Self::Sub { topic: t, on, partial } => {
+            Self::Sub {
+                topic: t,
+                on,
+                partial,
+            } => {
                 number(1, u64::from(on), &mut inner);
                 field(2, topic(t).as_bytes(), &mut inner);
                 number(3, u64::from(partial), &mut inner);
                 field(1, &inner, out);
             }
-            Self::Message { topic: t, number, len } => {
+            Self::Message {
+                topic: t,
+                number,
+                len,
+            } => {
                 let mut data = id(number).to_vec();
                 data.resize(8 + usize::from(len % 4096), number);
                 field(2, &data, &mut inner);
                 field(4, topic(t).as_bytes(), &mut inner);
                 field(2, &inner, out);
             }
-            Self::IHave { topic: t, first, count } => {
+            Self::IHave {
+                topic: t,
+                first,
+                count,
+            } => {
                 field(1, topic(t).as_bytes(), &mut inner);
                 ids(2, first, count, &mut inner);
                 control(1, &inner, out);
@@ -175,13 +236,20 @@ impl Rig {
         let Some(key) = self.key(peer) else { return };
         while let Some(frame) = self.router.next_frame(self.now, key) {
             let mut all = BytesMut::new();
-            frame.chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
+            frame
+                .chunks
+                .iter()
+                .for_each(|chunk| all.extend_from_slice(chunk));
             assert_eq!(all.len(), frame.len);
             let (len, used) = barewire_base::varint::decode(&all).unwrap().unwrap();
             assert_eq!(len as usize, all.len() - used);
             let announced = self.limits[&key].max_rpc.max(512 << 20);
             assert!(len as usize <= announced);
-            let rpc = Rpc::decode(&Payload::from(all.freeze().slice(used..)), &Default::default()).unwrap();
+            let rpc = Rpc::decode(
+                &Payload::from(all.freeze().slice(used..)),
+                &Default::default(),
+            )
+            .unwrap();
             for graft in &rpc.control.graft {
                 let t = graft[1] - b'0';
                 if let Some(until) = self.backoff.get(&(peer % PEERS, t)) {
@@ -205,12 +273,22 @@ impl Rig {
         assert!(sizes.seen <= 100 + 40, "{sizes:?}");
         assert!(sizes.records <= 80 && sizes.pending <= 40, "{sizes:?}");
         assert!(sizes.history_bytes <= 64 << 10, "{sizes:?}");
-        assert!(sizes.topics <= usize::from(TOPICS) + 100 * self.peers.len(), "{sizes:?}");
+        assert!(
+            sizes.topics <= usize::from(TOPICS) + 100 * self.peers.len(),
+            "{sizes:?}"
+        );
         assert_eq!(sizes.outputs, 0);
         for t in 0..TOPICS {
             let mesh = self.router.mesh_peers(&topic(t));
-            let outbound = mesh.iter().filter(|p| self.router.status(**p).is_some_and(|s| s.outbound)).count();
-            assert!(mesh.len() - outbound <= 12 + 4, "{} of {outbound}", mesh.len());
+            let outbound = mesh
+                .iter()
+                .filter(|p| self.router.status(**p).is_some_and(|s| s.outbound))
+                .count();
+            assert!(
+                mesh.len() - outbound <= 12 + 4,
+                "{} of {outbound}",
+                mesh.len()
+            );
             let mut unique = mesh.clone();
             unique.sort_unstable();
             unique.dedup();
@@ -227,9 +305,18 @@ impl Rig {
     fn apply(&mut self, op: &Op, author: &Author) {
         let now = self.now;
         match op {
-            Op::Connect { peer, version, outbound, rust } => {
+            Op::Connect {
+                peer,
+                version,
+                outbound,
+                rust,
+            } => {
                 let version = Version::ALL[usize::from(*version) % 5];
-                let limits = if *rust { PeerLimits::RUST } else { PeerLimits::GO };
+                let limits = if *rust {
+                    PeerLimits::RUST
+                } else {
+                    PeerLimits::GO
+                };
                 let id = Keypair::from_seed(&[peer % PEERS + 1; 32]).peer_id();
                 let new = NewPeer::new(id, version).outbound(*outbound).limits(limits);
                 let new = new.address(Some([10, 0, 0, peer % 3].into()));
@@ -250,7 +337,8 @@ impl Rig {
             }
             Op::Restart { peer, version } => {
                 if let Some(key) = self.key(*peer) {
-                    self.router.restart_outbound(key, Version::ALL[usize::from(*version) % 5]);
+                    self.router
+                        .restart_outbound(key, Version::ALL[usize::from(*version) % 5]);
                 }
             }
             Op::Subscribe { topic: t, partial } => {
@@ -261,8 +349,11 @@ impl Rig {
                 self.router.unsubscribe(now, &topic(*t));
             }
             Op::Publish { topic: t, len } => {
-                let message = author.message(&topic(*t), vec![*len as u8; usize::from(*len)].into());
-                let _ = self.router.publish(now, &message, PublishOptions::default());
+                let message =
+                    author.message(&topic(*t), vec![*len as u8; usize::from(*len)].into());
+                let _ = self
+                    .router
+                    .publish(now, &message, PublishOptions::default());
             }
             Op::Raw { peer, bytes } => {
                 if let Some(key) = self.key(*peer) {
@@ -272,20 +363,35 @@ impl Rig {
             Op::Rpc { peer, parts } => {
                 if let Some(key) = self.key(*peer) {
                     let mut body = BytesMut::new();
-                    parts.iter().take(32).for_each(|part| part.encode(&mut body));
+                    parts
+                        .iter()
+                        .take(32)
+                        .for_each(|part| part.encode(&mut body));
                     // What is queued goes first: a PRUNE that arrives crosses with it.
                     self.take(*peer);
-                    let _ = self.router.receive(now, key, &Payload::from(Bytes::from(body)));
-                    let acted = self.router.status(key).is_some_and(|s| s.version >= Version::V1_0);
+                    let _ = self
+                        .router
+                        .receive(now, key, &Payload::from(Bytes::from(body)));
+                    let acted = self
+                        .router
+                        .status(key)
+                        .is_some_and(|s| s.version >= Version::V1_0);
                     for part in parts.iter().take(32) {
                         if let Part::Prune { topic: t, backoff } = part
                             && acted
                             && self.router.subscriptions().any(|s| **s == *topic(*t))
                             && self.router.score(key).unwrap().total >= -80.0
                         {
-                            let seconds = if *backoff == 0 { 60 } else { (*backoff).min(3600) };
+                            let seconds = if *backoff == 0 {
+                                60
+                            } else {
+                                (*backoff).min(3600)
+                            };
                             let until = now + Duration::from_secs(seconds);
-                            let known = self.backoff.entry((peer % PEERS, t % TOPICS)).or_insert(until);
+                            let known = self
+                                .backoff
+                                .entry((peer % PEERS, t % TOPICS))
+                                .or_insert(until);
                             *known = (*known).max(until);
                         }
                     }
@@ -293,14 +399,19 @@ impl Rig {
             }
             Op::Verified { which, valid } => {
                 if !self.verify.is_empty() {
-                    let handle = self.verify.swap_remove(usize::from(*which) % self.verify.len());
+                    let handle = self
+                        .verify
+                        .swap_remove(usize::from(*which) % self.verify.len());
                     self.router.verified(now, handle, *valid);
                 }
             }
             Op::Validated { which, how } => {
                 if !self.validate.is_empty() {
-                    let handle = self.validate.swap_remove(usize::from(*which) % self.validate.len());
-                    let acceptance = [Acceptance::Accept, Acceptance::Reject, Acceptance::Ignore][usize::from(*how) % 3];
+                    let handle = self
+                        .validate
+                        .swap_remove(usize::from(*which) % self.validate.len());
+                    let acceptance = [Acceptance::Accept, Acceptance::Reject, Acceptance::Ignore]
+                        [usize::from(*how) % 3];
                     self.router.validated(now, handle, acceptance);
                 }
             }
@@ -315,7 +426,8 @@ impl Rig {
             }
             Op::Rtt { peer, ms } => {
                 if let Some(key) = self.key(*peer) {
-                    self.router.set_rtt(key, Duration::from_millis(u64::from(*ms)));
+                    self.router
+                        .set_rtt(key, Duration::from_millis(u64::from(*ms)));
                 }
             }
             Op::App { peer, score } => {
@@ -327,10 +439,22 @@ impl Rig {
                 let id = Keypair::from_seed(&[peer % PEERS + 1; 32]).peer_id();
                 self.router.set_direct(now, id, *on);
             }
-            Op::Partial { peer, topic: t, group } => {
-                let _ = self.router.publish_partial(&topic(*t), &Bytes::from(vec![*group]));
+            Op::Partial {
+                peer,
+                topic: t,
+                group,
+            } => {
+                let _ = self
+                    .router
+                    .publish_partial(&topic(*t), &Bytes::from(vec![*group]));
                 if let Some(key) = self.key(*peer) {
-                    let _ = self.router.send_partial(key, &topic(*t), &[*group], Some(b"part"), Some(b"meta"));
+                    let _ = self.router.send_partial(
+                        key,
+                        &topic(*t),
+                        &[*group],
+                        Some(b"part"),
+                        Some(b"meta"),
+                    );
                 }
             }
         }
@@ -341,7 +465,11 @@ fuzz_target!(|input: (bool, u64, Vec<Op>)| {
     let (signed, seed, ops) = input;
     let me = Keypair::from_seed(&[200; 32]);
     let now = Instant::now();
-    let author = if signed { Author::signed(&me, 1) } else { Author::anonymous() };
+    let author = if signed {
+        Author::signed(&me, 1)
+    } else {
+        Author::anonymous()
+    };
     let mut rig = Rig {
         router: Router::new(config(signed), me.peer_id(), seed, now).unwrap(),
         now,
@@ -370,7 +498,25 @@ fuzz_target!(|input: (bool, u64, Vec<Op>)| {
         rig.check();
     }
     let sizes = rig.router.sizes();
-    let left = [sizes.peers, sizes.topics, sizes.seen, sizes.records, sizes.history_bytes, sizes.pending, sizes.pending_bytes];
+    let left = [
+        sizes.peers,
+        sizes.topics,
+        sizes.seen,
+        sizes.records,
+        sizes.history_bytes,
+        sizes.pending,
+        sizes.pending_bytes,
+    ];
     assert_eq!(left, [0; 7], "{sizes:?}");
-    assert_eq!([sizes.promises, sizes.retained, sizes.backoffs, sizes.unwanted, sizes.groups], [0; 5], "{sizes:?}");
+    assert_eq!(
+        [
+            sizes.promises,
+            sizes.retained,
+            sizes.backoffs,
+            sizes.unwanted,
+            sizes.groups
+        ],
+        [0; 5],
+        "{sizes:?}"
+    );
 });

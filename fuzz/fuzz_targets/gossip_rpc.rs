@@ -137,8 +137,11 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     let whole = Payload::from(bytes.clone());
     let ours = Rpc::decode(&whole, &RpcLimits::default());
     let mut rest = Bytes::from(bytes.clone());
-    let mut chunks: Vec<Bytes> =
-        cuts.iter().take(64).map(|cut| rest.split_to(usize::from(*cut).min(rest.len()))).collect();
+    let mut chunks: Vec<Bytes> = cuts
+        .iter()
+        .take(64)
+        .map(|cut| rest.split_to(usize::from(*cut).min(rest.len())))
+        .collect();
     chunks.push(rest);
     let cut = Rpc::decode(&Payload::from_chunks(chunks), &RpcLimits::default());
     assert_eq!(ours, cut, "chunks make no difference");
@@ -173,13 +176,19 @@ fn compare(ours: &Rpc, theirs: &TheirRpc) {
     let all = |lists: &[Ids]| lists.iter().flat_map(|l| l.ids.clone()).collect::<Vec<_>>();
     assert_eq!(a.iwant, all(&b.iwant));
     assert_eq!(a.idontwant, all(&b.idontwant));
-    assert_eq!(a.graft, b.graft.iter().map(|g| g.topic.clone()).collect::<Vec<_>>());
+    assert_eq!(
+        a.graft,
+        b.graft.iter().map(|g| g.topic.clone()).collect::<Vec<_>>()
+    );
     assert_eq!(a.prune.len(), b.prune.len());
     for (a, b) in a.prune.iter().zip(&b.prune) {
         assert_eq!((&a.topic[..], a.backoff), (&b.topic[..], b.backoff));
         assert_eq!(a.peers.len(), b.peers.len());
         for (a, b) in a.peers.iter().zip(&b.peers) {
-            assert_eq!((&a.peer_id[..], &a.record[..]), (&b.peer_id[..], &b.record[..]));
+            assert_eq!(
+                (&a.peer_id[..], &a.record[..]),
+                (&b.peer_id[..], &b.record[..])
+            );
         }
     }
     assert_eq!(a.extensions.is_some(), b.extensions.is_some());
@@ -200,7 +209,10 @@ fn compare(ours: &Rpc, theirs: &TheirRpc) {
 fn message(ours: &WireMessage, theirs: &Message) {
     let vec = |bytes: &Option<Bytes>| bytes.as_ref().map(|b| b.to_vec());
     assert_eq!(vec(&ours.from), theirs.from);
-    assert_eq!(ours.data.as_ref().map(|d| d.to_bytes().to_vec()), theirs.data);
+    assert_eq!(
+        ours.data.as_ref().map(|d| d.to_bytes().to_vec()),
+        theirs.data
+    );
     assert_eq!(vec(&ours.seqno), theirs.seqno);
     assert_eq!(vec(&ours.topic), theirs.topic);
     assert_eq!(vec(&ours.signature), theirs.signature);

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use barewire_base::Keypair;
-use barewire_gossip::{Config, NewPeer, Output, Payload, Router, ScoreParams, SubscribeOptions, TopicScoreParams, Version};
+use barewire_gossip::{
+    Config, NewPeer, Output, Payload, Router, ScoreParams, SubscribeOptions, TopicScoreParams,
+    Version,
+};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -81,12 +84,16 @@ fuzz_target!(|input: (Numbers, Vec<Op>)| {
     config.score = Some(score.clone());
     let mut now = Instant::now();
     let mut router = Router::new(config, Keypair::from_seed(&[1; 32]).peer_id(), 1, now).unwrap();
-    router.subscribe(now, TOPIC, SubscribeOptions::default()).unwrap();
+    router
+        .subscribe(now, TOPIC, SubscribeOptions::default())
+        .unwrap();
     let new = NewPeer::new(Keypair::from_seed(&[2; 32]).peer_id(), Version::V1_2);
     let mut peer = router.connect(now, new).unwrap();
     for other in 3..6 {
         let new = NewPeer::new(Keypair::from_seed(&[other; 32]).peer_id(), Version::V1_2);
-        router.connect(now, new.address(Some([10, 0, 0, other].into()))).unwrap();
+        router
+            .connect(now, new.address(Some([10, 0, 0, other].into())))
+            .unwrap();
     }
     for op in ops.iter().take(100) {
         let before = router.score(peer).unwrap();
@@ -99,7 +106,9 @@ fuzz_target!(|input: (Numbers, Vec<Op>)| {
             Op::Prune => router.receive(now, peer, &control(4)).unwrap(),
             Op::Invalid => {
                 // No signature.
-                router.receive(now, peer, &Payload::from(vec![0x12, 3, 0x22, 1, b't'])).unwrap();
+                router
+                    .receive(now, peer, &Payload::from(vec![0x12, 3, 0x22, 1, b't']))
+                    .unwrap();
                 assert!(router.score(peer).unwrap().total <= before.total);
             }
             Op::App(value) => router.set_app_score(peer, *value),
@@ -114,7 +123,10 @@ fuzz_target!(|input: (Numbers, Vec<Op>)| {
                 router.disconnect(now, peer);
                 peer = router.connect(now, new).unwrap();
                 if before.behaviour < 0.0 && before.total <= 0.0 && !score.retain_score.is_zero() {
-                    assert!(router.score(peer).unwrap().behaviour < 0.0, "leaving does not help");
+                    assert!(
+                        router.score(peer).unwrap().behaviour < 0.0,
+                        "leaving does not help"
+                    );
                 }
             }
         }
@@ -125,6 +137,10 @@ fuzz_target!(|input: (Numbers, Vec<Op>)| {
         }
         let breakdown = router.score(peer).unwrap();
         assert!(breakdown.total.is_finite(), "{breakdown:?}");
-        assert_eq!(router.status(peer).unwrap().score, breakdown.total, "the cached score is the score");
+        assert_eq!(
+            router.status(peer).unwrap().score,
+            breakdown.total,
+            "the cached score is the score"
+        );
     }
 });
