@@ -114,6 +114,7 @@
 mod cache;
 mod config;
 mod events;
+mod limits;
 mod message;
 mod payload;
 mod peers;
@@ -126,13 +127,14 @@ mod topics;
 mod verify;
 
 pub use config::{
-    Config, ConfigError, MAX_MESSAGE_SIZE, PartialLimits, PeerLimits, QueueLimits, RPC_OVERHEAD,
-    RttPreference, SeenStrategy, SubscriptionFilter, TopicConfig, TopicPredicate,
+    Config, ConfigError, MAX_MESSAGE_SIZE, PartialLimits, QueueLimits, RPC_OVERHEAD, RttPreference,
+    SeenStrategy, SubscriptionFilter, TopicConfig, TopicPredicate,
 };
 pub use events::{
     Acceptance, ConnectRequest, Delivery, DropReason, Event, MessageHandle, Metrics, Misbehaviour,
     Output, PartialReceived, PeerKey, PeerStatus, PruneReason, Receipt, VerifyRequest, Version,
 };
+pub use limits::PeerLimits;
 pub use message::{
     Author, CustomIdFn, MessageId, MessageIdFn, OutgoingMessage, RejectReason, SeqnoPolicy,
     SignaturePolicy,

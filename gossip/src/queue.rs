@@ -553,7 +553,7 @@ fn split_elements(fields: &mut Bytes, room: usize) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Author, Payload, Rpc, RpcLimits};
+    use crate::{Author, Payload, RpcLimits, rpc::Rpc};
 
     fn message(size: usize, key: IdKey) -> QueuedMessage {
         let made = Author::anonymous().message("t", vec![key as u8; size].into());

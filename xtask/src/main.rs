@@ -60,7 +60,12 @@ fn main() -> ExitCode {
 }
 
 /// Crates that must stay free of any runtime.
-const CORES: [&str; 3] = ["barewire-base", "barewire-security", "barewire-mux"];
+const CORES: [&str; 4] = [
+    "barewire-base",
+    "barewire-security",
+    "barewire-mux",
+    "barewire-gossip",
+];
 /// Crates of other stacks; they appear only in workspaces of their own.
 const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
 

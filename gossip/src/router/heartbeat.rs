@@ -43,15 +43,9 @@ impl Router {
         // Skipped heartbeats count for what lives for a number of them.
         self.tick += u64::try_from(late).unwrap_or(u64::MAX).min(MAX_LATE);
         let skipped = u32::try_from(late).unwrap_or(u32::MAX);
-        self.next_heartbeat =
-            (self.next_heartbeat + interval.saturating_mul(skipped)).max(now) + interval;
-        if late == 0 {
-            // The rhythm is kept although timers are a little late.
-            self.next_heartbeat = (self.next_heartbeat - interval).max(now);
-            if self.next_heartbeat <= now {
-                self.next_heartbeat = now + interval;
-            }
-        }
+        // The rhythm is kept although timers are a little late.
+        let next = self.next_heartbeat + interval.saturating_mul(skipped.saturating_add(1));
+        self.next_heartbeat = next.max(now);
         self.heartbeat(now);
     }
 

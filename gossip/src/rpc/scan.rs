@@ -88,7 +88,7 @@ impl Scan<'_> {
                     )?;
                     self.other(len)?;
                     self.flat(reader.nested(len)?, |n| {
-                        (n == 2).then_some(true).or((n <= 4).then_some(false))
+                        (1..=4).contains(&n).then_some(n == 2)
                     })?;
                 }
                 (3, Value::Bytes(len)) => {

@@ -224,14 +224,14 @@ impl Scorer {
 
     /// Thresholds; without scoring every score is 0 and passes them all.
     pub(crate) fn thresholds(&self) -> Thresholds {
-        self.params.as_ref().map_or(
-            Thresholds {
+        match &self.params {
+            Some(params) => params.thresholds,
+            None => Thresholds {
                 opportunistic_graft: 0.0,
                 accept_px: 0.0,
                 ..Thresholds::default()
             },
-            |params| params.thresholds,
-        )
+        }
     }
 
     pub(crate) fn next_decay(&self) -> Option<Instant> {
