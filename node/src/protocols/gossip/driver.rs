@@ -345,10 +345,9 @@ impl Driver {
                 Output::Validate(message) => self.validate(at, message),
                 Output::Deliver(message) => self.deliver(&message),
                 Output::Connect(request) => {
-                    if self.exchange.len() < self.config.exchange_waiting {
-                        self.exchange.push_back(request);
-                        self.dial_next();
-                    }
+                    self.exchange.push_back(request);
+                    self.exchange.truncate(self.config.exchange_waiting);
+                    self.dial_next();
                 }
                 Output::Event(event) => self.event(event),
                 _ => {}
