@@ -88,6 +88,18 @@ pub(crate) enum Command {
             Example:\n  barewire peers --peer-book peers.redb"
     )]
     Peers(PeersArgs),
+    /// Subscribe to topics of gossip, and print or count what comes.
+    #[command(after_help = "Ends by --expect, when stdin closes, or by SIGTERM.\n\n\
+            Examples:\n  barewire subscribe /ip4/127.0.0.1/tcp/4001 --topic news\n  \
+            barewire subscribe /ip4/127.0.0.1/tcp/4001 --topic news --expect 100000 --json")]
+    Subscribe(SubscribeArgs),
+    /// Publish messages to a topic of gossip.
+    #[command(
+        after_help = "Publishes the file or stdin as one message, or --count messages of --size bytes that begin with their number.\n\n\
+            Examples:\n  echo hello | barewire publish /ip4/127.0.0.1/tcp/4001 --topic news\n  \
+            barewire publish /ip4/127.0.0.1/tcp/4001 --topic news --count 100000 --size 200 --json"
+    )]
+    Publish(PublishArgs),
     /// Load a node: handshakes, streams or held connections.
     #[command(
         after_help = "Examples:\n  barewire bench handshakes /ip4/127.0.0.1/tcp/4001 --count 1000 --concurrency 16\n  \
@@ -309,6 +321,11 @@ pub(crate) struct ListenArgs {
     /// Further protocol id to serve the echo under; may be repeated.
     #[arg(long, value_name = "ID")]
     pub(crate) echo_protocol: Vec<String>,
+    /// Topic of gossip to relay and print; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) topic: Vec<String>,
+    #[command(flatten)]
+    pub(crate) gossip: GossipArgs,
     /// PEM file with the certificate chain for /tls/ws addresses.
     #[arg(long, value_name = "FILE", requires = "ws_key")]
     pub(crate) ws_cert: Option<PathBuf>,
@@ -318,6 +335,153 @@ pub(crate) struct ListenArgs {
     /// Origin whose web pages may open a WebSocket; may be repeated. Without it all may.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) ws_origin: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Newest version of gossipsub to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GossipVersion {
+    /// Only /floodsub/1.0.0.
+    Floodsub,
+    /// /meshsub/1.0.0.
+    #[value(name = "1.0")]
+    V1_0,
+    /// /meshsub/1.1.0.
+    #[value(name = "1.1")]
+    V1_1,
+    /// /meshsub/1.2.0.
+    #[value(name = "1.2")]
+    V1_2,
+    /// /meshsub/1.3.0.
+    #[value(name = "1.3")]
+    V1_3,
+}
+
+/// What messages say about their author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sign {
+    /// Author, number and signature.
+    Strict,
+    /// Nothing.
+    None,
+    /// Nothing, as rust-libp2p understands it.
+    Anonymous,
+}
+
+/// What identifies a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MessageIds {
+    /// Author and number, as go-libp2p.
+    Default,
+    /// SHA-256 of the content.
+    Sha256,
+}
+
+/// A set of parameters of the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preset {
+    /// go-libp2p's.
+    Default,
+    /// Few trusted nodes near each other.
+    Lan,
+    /// Nodes across the internet that mean well.
+    Wan,
+    /// Nodes that anybody may join and some want to harm.
+    Adversarial,
+}
+
+/// Options of every command that gossips.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct GossipArgs {
+    /// Newest version of gossipsub to speak; all older ones are spoken too.
+    #[arg(
+        long = "version",
+        value_enum,
+        default_value = "1.3",
+        id = "gossip_version"
+    )]
+    pub(crate) version: GossipVersion,
+    /// What messages say about their author, and what is demanded of others' messages.
+    #[arg(long, value_enum, default_value = "strict")]
+    pub(crate) sign: Sign,
+    /// What identifies a message; all nodes of a topic have to agree. Without an author it is sha256.
+    #[arg(long, value_enum, default_value = "default")]
+    pub(crate) message_id: MessageIds,
+    /// Longest message that is accepted, 1MiB by default; also what other nodes are taken to accept.
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) max_message_size: Option<u64>,
+    /// Time between heartbeats, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub(crate) heartbeat_ms: Option<u64>,
+    /// Parameters of the router.
+    #[arg(long, value_enum, default_value = "default")]
+    pub(crate) preset: Preset,
+    /// File to write what happens to gossip to, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) gossip_trace: Option<PathBuf>,
+    /// Print every message.
+    #[arg(long)]
+    pub(crate) verbose: bool,
+    /// Print no messages.
+    #[arg(long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SubscribeArgs {
+    /// Addresses of nodes to connect to.
+    #[arg(value_name = "ADDR", required = true, value_parser = addr_or_peer)]
+    pub(crate) addrs: Vec<Multiaddr>,
+    /// Topic; may be repeated.
+    #[arg(long, value_name = "NAME", required = true)]
+    pub(crate) topic: Vec<String>,
+    /// End after so many messages. Above 1,000 they are only counted, unless --verbose.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) expect: Option<u64>,
+    /// Leave the topics after the last message, and stay connected until stdin closes.
+    #[arg(long)]
+    pub(crate) leave: bool,
+    /// Seconds to wait for connections, and for what --expect says.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) gossip: GossipArgs,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PublishArgs {
+    /// Addresses of nodes to connect to.
+    #[arg(value_name = "ADDR", required = true, value_parser = addr_or_peer)]
+    pub(crate) addrs: Vec<Multiaddr>,
+    /// Topic.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) topic: String,
+    /// File to publish as one message.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["count", "size"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Messages to make.
+    #[arg(long, value_name = "N", requires = "size", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Bytes of each.
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) size: Option<u64>,
+    /// Publish without joining the mesh.
+    #[arg(long)]
+    pub(crate) fanout: bool,
+    /// Milliseconds between the first subscriber and the first message.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub(crate) settle_ms: u64,
+    /// Milliseconds to stay after the last message: what a relay has not read when the connection ends is lost.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub(crate) linger_ms: u64,
+    /// Seconds to wait for connections, for a subscriber, and for room in a queue.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) gossip: GossipArgs,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }

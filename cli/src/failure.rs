@@ -6,7 +6,13 @@ use barewire_node::{
     keyfile::KeyFileError,
     peer_book::PeerBookError,
     pnet::PskError,
-    protocols::{echo::EchoError, identify::IdentifyError, perf::PerfError, ping::PingError},
+    protocols::{
+        echo::EchoError,
+        gossip::{ConfigError, PublishError, Stopped, SubscribeError, WaitError},
+        identify::IdentifyError,
+        perf::PerfError,
+        ping::PingError,
+    },
     ws::PemError,
 };
 
@@ -52,6 +58,11 @@ as_it_is!(
     MultiaddrError,
     PskError,
     PemError,
+    ConfigError,
+    PublishError,
+    Stopped,
+    SubscribeError,
+    WaitError,
     std::io::Error,
     std::num::TryFromIntError,
     tokio::task::JoinError,

@@ -21,7 +21,7 @@ use crate::{
     announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs, Security},
     failure::Failure,
-    metrics, output, watch,
+    gossip, metrics, output, watch,
 };
 
 /// How long running transfers may take after the end was asked for.
@@ -148,7 +148,21 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     for protocol in &args.echo_protocol {
         router = router.accept(protocol.as_str(), echo::Echo);
     }
+    let gossip = if args.topic.is_empty() {
+        None
+    } else {
+        Some(gossip::spawn(&endpoint, &args.gossip)?)
+    };
+    if let Some(gossip) = &gossip {
+        router = gossip.register(router);
+    }
     let router = router.spawn()?;
+    if let Some(gossip) = &gossip {
+        for topic in &args.topic {
+            let printed = !args.gossip.quiet;
+            told.spawn(gossip::relay(gossip, topic, printed, args.node.json).await?);
+        }
+    }
     let mut announcer = Announcer::new(endpoint.peer_id(), args.node.json, endpoint.state());
     for addr in args.listen {
         let bound = endpoint.listen(addr).await?;

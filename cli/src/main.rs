@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod dial;
 mod failure;
+mod gossip;
 mod interop;
 mod limits;
 mod listen;
@@ -97,6 +98,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Ping(args) => remote::ping(&args).await,
         Command::Perf(args) => remote::perf(&args).await,
         Command::Echo(args) => remote::echo(&args).await,
+        Command::Subscribe(args) => gossip::subscribe(&args).await,
+        Command::Publish(args) => gossip::publish(&args).await,
         Command::Limits(args) => {
             limits::limits(&args);
             Ok(())

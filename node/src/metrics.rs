@@ -218,6 +218,11 @@ pub(crate) fn outcome_of(error: &DialError) -> &'static str {
     }
 }
 
+/// A part of the node that has values of its own.
+pub(crate) trait MetricsSource: Send + Sync {
+    fn collect(&self, live: &mut Live);
+}
+
 /// Values of a moment.
 #[derive(Debug, Default)]
 pub(crate) struct Live(Vec<LiveFamily>);

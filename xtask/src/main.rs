@@ -67,7 +67,12 @@ fn main() -> ExitCode {
 }
 
 /// Crates that must stay free of any runtime.
-const CORES: [&str; 3] = ["barewire-base", "barewire-security", "barewire-mux"];
+const CORES: [&str; 4] = [
+    "barewire-base",
+    "barewire-security",
+    "barewire-mux",
+    "barewire-gossip",
+];
 /// The crate of the end-to-end tests.
 const TESTS: &str = "barewire-tests";
 /// Its test programs that attack a node.

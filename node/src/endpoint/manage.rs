@@ -6,9 +6,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use barewire_base::{Fault, Multiaddr, PeerId};
+use barewire_base::{Budget, Fault, Multiaddr, PeerId};
 use barewire_transport::{CloseReason, Connection, InboundStreams, LocalReason, Role, Stream};
 use tokio::{task::AbortHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
@@ -141,6 +142,21 @@ impl Endpoint {
 
     pub(crate) fn downgrade(&self) -> WeakEndpoint {
         WeakEndpoint(Arc::downgrade(&self.0))
+    }
+
+    /// What bytes buffered for a peer are charged to.
+    pub(crate) fn budget_of(&self, peer: PeerId) -> Budget {
+        self.shared().manager.budget_of(peer)
+    }
+
+    /// Runs what the endpoint's end waits for. It is given the signals to come to an end, and to end at once.
+    pub(crate) fn spawn_to_the_end<W: Future<Output = ()> + Send + 'static>(
+        &self,
+        work: impl FnOnce((CancellationToken, CancellationToken)) -> W,
+    ) {
+        let shared = self.shared();
+        let signals = (shared.stop.clone(), shared.kill.clone());
+        shared.tasks.spawn(work(signals));
     }
 
     /// Runs `work` until it ends or the endpoint stops.

@@ -1,6 +1,9 @@
 //! What an endpoint can be asked for at any moment, for its metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Weak,
+};
 
 use super::{Endpoint, Shared};
 use crate::{dial::BlackHoleState, incidents::Incident, metrics::Live};
@@ -152,6 +155,9 @@ impl Shared {
             "Peers in the peer book",
             [(Vec::new(), self.peer_book.len() as u64)],
         );
+        for source in self.metrics_sources.lock().iter().filter_map(Weak::upgrade) {
+            source.collect(&mut live);
+        }
         live
     }
 }

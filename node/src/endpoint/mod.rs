@@ -42,7 +42,7 @@ use crate::{
     events::{Event, EventSender, Events},
     incidents::{Incident, Incidents},
     manager::Manager,
-    metrics::Metrics,
+    metrics::{Metrics, MetricsSource},
     peer_book::PeerBook,
     protocols::identify::{self, IdentifyError, Local, PeerInfo},
     router::Registry,
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     observing: Notify,
     pub(crate) peer_book: PeerBook,
     pub(crate) metrics: Metrics,
+    /// Parts of the node with values of their own.
+    metrics_sources: Mutex<Vec<Weak<dyn MetricsSource>>>,
     local: watch::Sender<Arc<Local>>,
     pub(crate) state: watch::Sender<State>,
     events: EventSender,
@@ -211,6 +213,7 @@ impl EndpointBuilder {
             observing: Notify::new(),
             peer_book,
             metrics: Metrics::default(),
+            metrics_sources: Mutex::default(),
             local: watch::Sender::new(Arc::new(local)),
             state: watch::Sender::new(State::default()),
             events: EventSender::default(),
@@ -396,6 +399,17 @@ impl Endpoint {
     /// get the whole `deadline`; the call returns at most a second after it.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         shutdown::run(self.shared(), deadline).await
+    }
+
+    pub(crate) fn keypair(&self) -> &Keypair {
+        &self.shared().keypair
+    }
+
+    /// Shows the values of a part of the node in its metrics for as long as it lives.
+    pub(crate) fn add_metrics(&self, source: Weak<dyn MetricsSource>) {
+        let mut sources = self.shared().metrics_sources.lock();
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(source);
     }
 
     pub(crate) fn set_registry(&self, registry: Registry) {

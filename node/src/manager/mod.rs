@@ -182,7 +182,7 @@ impl Manager {
         fattest
     }
 
-    fn budget_of(&self, peer: PeerId) -> Budget {
+    pub(crate) fn budget_of(&self, peer: PeerId) -> Budget {
         let connections = self.ledger.lock().len();
         let mut budgets = self.budgets.lock();
         if budgets.len() > 2 * connections + SPARE_BUDGETS {

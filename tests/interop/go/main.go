@@ -11,9 +11,14 @@ const usage = `usage:
   peer-go listen [--listen MULTIADDR]... [--echo-protocol ID]...
   peer-go identify|ping|perf|echo|half-close|reset|hold ADDR
   peer-go bench handshakes|streams|connections ADDR
+  peer-go listen --topic T... [--connect ADDR]...
+  peer-go subscribe ADDR... --topic T... [--expect N] [--leave]
+  peer-go publish ADDR... --topic T (--count N --size BYTES | --file FILE) [--fanout] [--settle-ms MS] [--linger-ms MS]
 options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --psk FILE --timeout SECONDS --json
          --ws-cert FILE --ws-key FILE --ws-ca FILE
-         --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote`
+         --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote
+gossip:  --version 1.0|1.1|1.2|1.3|floodsub --sign strict|none|anonymous --message-id default|sha256 --max-message-size BYTES
+         --heartbeat-ms MS --peer-exchange --verbose --quiet`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -37,8 +42,13 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if command == "listen" {
+	switch command {
+	case "listen":
 		return listen(opts)
+	case "subscribe":
+		return subscribeTopics(opts)
+	case "publish":
+		return publishMessages(opts)
 	}
 	client, known := map[string]func(*options, *target) error{
 		"identify":          identifyPeer,

@@ -42,10 +42,27 @@ type options struct {
 	download      byteSize
 	protocol      string
 	by            string
+
+	topics         stringList
+	connect        stringList
+	expect         int
+	file           string
+	settle         time.Duration
+	linger         time.Duration
+	version        string
+	sign           string
+	messageID      string
+	maxMessageSize byteSize
+	heartbeat      time.Duration
+	peerExchange   bool
+	fanout         bool
+	leave          bool
+	verbose        bool
+	quiet          bool
 }
 
 func parseOptions(args []string) (*options, error) {
-	opts := &options{timeout: 60 * time.Second, size: -1}
+	opts := &options{timeout: 60 * time.Second, size: -1, settle: time.Second, linger: 5 * time.Second}
 	var muxer string
 	var timeout seconds
 	set := flag.NewFlagSet("peer-go", flag.ContinueOnError)
@@ -69,6 +86,22 @@ func parseOptions(args []string) (*options, error) {
 	set.Var(&opts.download, "download", "bytes to ask for")
 	set.StringVar(&opts.protocol, "protocol", echoProtocol, "echo protocol id")
 	set.StringVar(&opts.by, "by", "remote", "who resets: local or remote")
+	set.Var(&opts.topics, "topic", "topic to gossip about")
+	set.Var(&opts.connect, "connect", "peer that a gossiping listener dials")
+	set.IntVar(&opts.expect, "expect", 0, "messages to wait for")
+	set.StringVar(&opts.file, "file", "", "what to publish as one message")
+	set.Func("settle-ms", "wait between the first subscriber and the first message", millis(&opts.settle))
+	set.Func("linger-ms", "stay so long after the last message", millis(&opts.linger))
+	set.StringVar(&opts.version, "version", "1.3", "newest gossipsub to offer, or floodsub")
+	set.StringVar(&opts.sign, "sign", "strict", "strict, none or anonymous")
+	set.StringVar(&opts.messageID, "message-id", "default", "default or sha256")
+	set.Var(&opts.maxMessageSize, "max-message-size", "largest RPC")
+	set.Func("heartbeat-ms", "heartbeat of the router", millis(&opts.heartbeat))
+	set.BoolVar(&opts.peerExchange, "peer-exchange", false, "send signed records to whom is pruned")
+	set.BoolVar(&opts.fanout, "fanout", false, "publish without joining the mesh")
+	set.BoolVar(&opts.leave, "leave", false, "unsubscribe after the last message and stay connected")
+	set.BoolVar(&opts.verbose, "verbose", false, "an event per message and per change of a mesh")
+	set.BoolVar(&opts.quiet, "quiet", false, "no event per message")
 	// flag stops at the first positional argument; options may stand behind it here.
 	for {
 		if err := set.Parse(args); err != nil {
@@ -154,4 +187,12 @@ func (d *seconds) Set(s string) error {
 	parsed, err := time.ParseDuration(s)
 	*d = seconds(parsed)
 	return err
+}
+
+func millis(to *time.Duration) func(string) error {
+	return func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 32)
+		*to = time.Duration(n) * time.Millisecond
+		return err
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -37,6 +38,15 @@ func listen(opts *options) error {
 	h.SetStreamHandler(resetProtocol, serveReset)
 	h.SetStreamHandler(holdProtocol, closing(serveHold))
 
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var gossiping *gossip
+	if len(opts.topics) > 0 {
+		if gossiping, err = listenGossip(ctx, opts, h); err != nil {
+			return err
+		}
+	}
+
 	suffix, err := ma.NewComponent("p2p", h.ID().String())
 	if err != nil {
 		return err
@@ -48,7 +58,15 @@ func listen(opts *options) error {
 	for _, addr := range bound {
 		emit(map[string]any{"event": "listening", "peer": h.ID().String(), "addr": addr.Encapsulate(suffix.Multiaddr()).String()})
 	}
+	if gossiping != nil {
+		if err := gossiping.connect(ctx, opts.connect); err != nil {
+			return err
+		}
+	}
 	waitForEnd()
+	if gossiping != nil {
+		gossiping.traced.report()
+	}
 	return nil
 }
 

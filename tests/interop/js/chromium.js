@@ -7,9 +7,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { emit, parse } from './options.js'
 
-const { command, addr, options } = parse('peer-chromium', process.argv.slice(2))
+const { command, addrs, options } = parse('peer-chromium', process.argv.slice(2))
 if (command === 'listen') {
   throw new Error('a browser opens no listening socket')
+}
+if (options.file != null) {
+  throw new Error('a browser reads no files')
 }
 
 const profile = await mkdtemp(join(tmpdir(), 'peer-chromium-'))
@@ -23,7 +26,7 @@ const server = http.createServer(async (request, response) => {
   }
   if (request.method === 'GET') {
     response.writeHead(request.url === '/command' ? 200 : 404)
-    response.end(JSON.stringify({ command, addr, options }))
+    response.end(JSON.stringify({ command, addrs, options }))
     return
   }
   const chunks = []

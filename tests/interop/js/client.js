@@ -138,7 +138,7 @@ async function openHold (connection) {
 }
 
 /** js-libp2p's own `onDrain` waits for the first drain of a stream only. */
-function drained (stream) {
+export function drained (stream) {
   return new Promise((resolve, reject) => {
     if (!stream.writableNeedsDrain) {
       resolve()

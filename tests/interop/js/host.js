@@ -10,6 +10,7 @@ import { tcp } from '@libp2p/tcp'
 import { tls as tlsSecurity } from '@libp2p/tls'
 import { webSockets } from '@libp2p/websockets'
 import { createLibp2p } from 'libp2p'
+import { pubsub } from './gossip.js'
 
 /** A node without the limits that a test on one machine would run into; everything else is js-libp2p's default. */
 export async function newHost (options, listen = []) {
@@ -28,7 +29,7 @@ export async function newHost (options, listen = []) {
     connectionEncrypters: [options.security === 'tls' ? tlsSecurity() : noise()],
     streamMuxers: [yamux()],
     connectionManager: { inboundConnectionThreshold: 100_000, maxIncomingPendingConnections: 1000 },
-    services: { identify: identify(), ping: ping({ maxInboundStreams: 1000 }) },
+    services: { identify: identify(), ping: ping({ maxInboundStreams: 1000 }), ...pubsub(options) },
     nodeInfo: { userAgent: 'barewire-peer-js/0.1.0' }
   })
 }

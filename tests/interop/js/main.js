@@ -1,5 +1,7 @@
 // Foreign peer on js-libp2p in Node.js.
+import { readFile } from 'node:fs/promises'
 import * as client from './client.js'
+import { GOSSIP, connect, relay } from './gossip.js'
 import { newHost } from './host.js'
 import { emit, parse } from './options.js'
 import { serve } from './serve.js'
@@ -7,11 +9,20 @@ import { serve } from './serve.js'
 async function listen (options) {
   const host = await newHost(options, options.listen)
   await serve(host, options.echoProtocols, emit)
+  if (options.topics.length > 0) {
+    await relay(host, { ...options, emit })
+  }
   const peer = host.peerId.toString()
   for (const addr of host.getMultiaddrs()) {
     emit({ event: 'listening', peer, addr: String(addr) })
   }
-  await new Promise(resolve => {
+  await connect(host, options.connect)
+  await untilEnd()
+}
+
+/** Resolves when stdin closes or the process is asked to stop. */
+function untilEnd () {
+  return new Promise(resolve => {
     process.stdin.resume().on('end', resolve)
     process.once('SIGTERM', resolve)
     process.once('SIGINT', resolve)
@@ -19,13 +30,18 @@ async function listen (options) {
 }
 
 async function main (args) {
-  const { command, addr, options } = parse('peer-js', args)
+  const { command, addrs, options } = parse('peer-js', args)
+  const [addr] = addrs
   if (command === 'listen') {
     return listen(options)
   }
   setTimeout(() => fail(new Error(`not done within ${options.timeout} s`)), options.timeout * 1000).unref()
   if (command === 'bench handshakes') {
     return emit(await client.benchHandshakes(() => newHost(options), addr, options))
+  }
+  if (command in GOSSIP) {
+    const ended = command === 'subscribe' ? untilEnd() : undefined
+    return GOSSIP[command](await newHost(options), addrs, { ...options, emit, ended, readFile })
   }
   const what = client.COMMANDS[command]
   if (what == null) {

@@ -6,22 +6,27 @@ import { ping } from '@libp2p/ping'
 import { webSockets } from '@libp2p/websockets'
 import { createLibp2p } from 'libp2p'
 import { COMMANDS, run } from './client.js'
+import { GOSSIP, pubsub } from './gossip.js'
 
 const post = (path, value) => fetch(path, { method: 'POST', body: JSON.stringify(value) })
 
 try {
-  const { command, addr, options } = await (await fetch('command')).json()
+  const { command, addrs, options } = await (await fetch('command')).json()
+  options.emit = event => post('event', event)
   const host = await createLibp2p({
     transports: [webSockets()],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux()],
     // js-libp2p in a browser refuses to dial private addresses, and everything here is one.
     connectionGater: { denyDialMultiaddr: () => false },
-    services: { identify: identify(), ping: ping() },
+    services: { identify: identify(), ping: ping(), ...pubsub(options) },
     nodeInfo: { userAgent: 'barewire-peer-chromium/0.1.0' }
   })
-  const event = await run(COMMANDS[command], host, addr, { ...options, emit: event => post('event', event) })
-  await post('event', event)
+  if (command in GOSSIP) {
+    await GOSSIP[command](host, addrs, options)
+  } else {
+    await post('event', await run(COMMANDS[command], host, addrs[0], options))
+  }
   await post('end', {})
 } catch (cause) {
   await post('end', { error: [cause, ...cause.errors ?? []].map(cause => cause.message).join(': ') })

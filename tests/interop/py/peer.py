@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import signal
@@ -24,6 +23,9 @@ from libp2p.security.tls.transport import PROTOCOL_ID as TLS, TLSTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX, Yamux
 from libp2p.utils import read_length_prefixed_protobuf
 
+import gossip
+from events import emit
+
 ECHO = "/barewire/echo/1.0.0"
 HALF_CLOSE = "/barewire/test/half-close/1.0.0"
 RESET = "/barewire/test/reset/1.0.0"
@@ -35,13 +37,13 @@ CHUNK = 64 * 1024
 STREAM_LOST = (StreamReset, StreamClosed, StreamError)
 
 
-def emit(event, **fields):
-    print(json.dumps({"event": event, **fields}), flush=True)
-
-
 def parse_options(arguments):
     parser = argparse.ArgumentParser(prog="peer-py")
-    parser.add_argument("words", nargs="+", help="listen | identify|ping|echo|half-close|reset|hold ADDR | bench streams|handshakes ADDR")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        help="listen | identify|ping|echo|half-close|reset|hold ADDR | bench streams|handshakes ADDR | subscribe|publish ADDR...",
+    )
     parser.add_argument("--listen", action="append")
     parser.add_argument("--echo-protocol", action="append", default=[])
     parser.add_argument("--security", choices=["noise", "tls"], default="noise")
@@ -55,6 +57,20 @@ def parse_options(arguments):
     parser.add_argument("--size", type=count_bytes)
     parser.add_argument("--protocol", default=ECHO)
     parser.add_argument("--by", choices=["local", "remote"], default="remote")
+    gossiping = parser.add_argument_group("gossip")
+    gossiping.add_argument("--topic", action="append", default=[])
+    gossiping.add_argument("--connect", action="append", default=[])
+    gossiping.add_argument("--expect", type=int)
+    gossiping.add_argument("--file")
+    gossiping.add_argument("--settle-ms", type=int, default=1000)
+    gossiping.add_argument("--linger-ms", type=int, default=5000)
+    gossiping.add_argument("--version", choices=[*gossip.VERSIONS, "floodsub"], default="1.3")
+    gossiping.add_argument("--sign", choices=["strict", "none", "anonymous"], default="strict")
+    gossiping.add_argument("--message-id", choices=["default", "sha256"], default="default")
+    gossiping.add_argument("--max-message-size", type=count_bytes)
+    gossiping.add_argument("--heartbeat-ms", type=int, default=1000)
+    for flag in ["--fanout", "--leave", "--verbose", "--quiet"]:
+        gossiping.add_argument(flag, action="store_true")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -186,16 +202,26 @@ async def listen(options):
     host.set_stream_handler(HALF_CLOSE, closing(serve_half_close))
     host.set_stream_handler(RESET, serve_reset)
     host.set_stream_handler(HOLD, closing(serve_hold))
-    async with host.run(listen_addrs=[multiaddr.Multiaddr(addr) for addr in addrs]):
+    async with (
+        host.run(listen_addrs=[multiaddr.Multiaddr(addr) for addr in addrs]),
+        gossip.relaying(host, options),
+    ):
         peer = str(host.get_id())
         for addr in host.get_transport_addrs():
             text = str(addr)
             emit("listening", peer=peer, addr=text if "/p2p/" in text else f"{text}/p2p/{peer}")
+        await gossip.connect(host, options.connect)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_told, nursery.cancel_scope)
-            nursery.start_soon(until_stdin_closes, nursery.cancel_scope)
-    # The shutdown of py-libp2p waits for its peers; whoever ends this process does not.
-    os._exit(0)
+            await until_ended(nursery.cancel_scope)
+        # The shutdown of py-libp2p waits for its peers; whoever ends this process does not.
+        os._exit(0)
+
+
+async def until_ended(scope):
+    """Cancels the scope when stdin closes or the process is asked to stop."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(until_told, scope)
+        nursery.start_soon(until_stdin_closes, scope)
 
 
 async def until_told(scope):
@@ -388,10 +414,24 @@ COMMANDS = {
 }
 
 
+async def gossiping(command, *addrs, options):
+    if not addrs or not options.topic:
+        raise ValueError(f"{command} needs an address and a --topic")
+    host = new_peer(options, list(addrs), False)
+    async with host.run(listen_addrs=[]):
+        if command == "subscribe":
+            await gossip.subscribe(host, addrs, options, until_ended)
+        else:
+            with trio.fail_after(options.timeout):
+                await gossip.publish(host, addrs, options)
+
+
 async def main(arguments):
     options = parse_options(arguments)
     if options.words == ["listen"]:
         return await listen(options)
+    if options.words[0] in ["subscribe", "publish"]:
+        return await gossiping(*options.words, options=options)
     *command, addr = options.words
     command = " ".join(command)
     with trio.fail_after(options.timeout):

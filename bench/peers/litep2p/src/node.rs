@@ -7,7 +7,7 @@ use std::{
 };
 
 use barewire_peer_cli::{
-    Connection, DialOptions, Dialer, Failure, ListenOptions, Listening, Services, Stack,
+    Connection, DialOptions, Dialer, Failure, ListenOptions, Listening, NoGossip, Services, Stack,
     StackOptions, protocol,
 };
 use futures::StreamExt;
@@ -53,6 +53,7 @@ impl Drop for Node {
 
 impl Stack for Node {
     type Dialer = Self;
+    type Gossip = NoGossip;
 
     /// litep2p refuses a third connection from one peer.
     const IDENTITIES_PER_WORKER: usize = 8;

@@ -5,15 +5,19 @@
 
 mod bench;
 mod client;
+mod gossip;
 mod options;
 mod serve;
 
-use std::{error::Error, future::Future, io::Write, process::ExitCode, sync::Arc};
+use std::{error::Error, future::Future, io::Write, process::ExitCode, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use options::{DialOptions, ListenOptions, StackOptions};
+pub use gossip::{Gossip, Message, NoGossip};
+pub use options::{
+    DialOptions, GossipOptions, ListenOptions, PublishOptions, StackOptions, SubscribeOptions,
+};
 pub use serve::Services;
 
 /// One sentence for stderr.
@@ -37,6 +41,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> PeerStream for T {}
 /// A networking stack as the common command line needs it.
 pub trait Stack: Sized + Send + Sync + 'static {
     type Dialer: Dialer;
+    type Gossip: Gossip;
+
+    /// Whether the listener gossips about the topics of its options.
+    const GOSSIPS: bool = false;
 
     /// How many identities one worker takes turns with when it makes one fresh connection after another:
     /// more than 1 where the stack's listener refuses a peer whose last connection it has not yet seen end.
@@ -53,6 +61,16 @@ pub trait Stack: Sized + Send + Sync + 'static {
         options: &DialOptions,
         protocols: &[&str],
     ) -> impl Future<Output = Result<Self::Dialer, Failure>> + Send;
+
+    /// A node with no listener that gossips and has dialled every address; subscribed to the topics unless it only publishes.
+    fn gossip(
+        _stack: &StackOptions,
+        _options: &GossipOptions,
+        _addrs: &[String],
+        _subscribed: bool,
+    ) -> impl Future<Output = Result<Self::Gossip, Failure>> + Send {
+        async { Err("this stack does not gossip".into()) }
+    }
 }
 
 /// A listening node; it lives as long as this value.
@@ -115,21 +133,27 @@ async fn run<S: Stack>(command: options::Command) -> Result<(), Failure> {
     use options::{BenchCommand, Command};
     match command {
         Command::Listen(options) => serve::listen::<S>(&options).await,
-        Command::Identify(options) => within(&options, client::identify::<S>(&options)).await,
-        Command::Ping(options) => within(&options, client::ping::<S>(&options)).await,
-        Command::Perf(options) => within(&options, client::perf::<S>(&options)).await,
-        Command::Echo(options) => within(&options, client::echo::<S>(&options)).await,
-        Command::HalfClose(options) => within(&options, client::half_close::<S>(&options)).await,
-        Command::Reset(options) => within(&options, client::reset::<S>(&options)).await,
-        Command::Hold(options) => within(&options, client::hold::<S>(&options)).await,
+        Command::Identify(options) => {
+            within(options.timeout, client::identify::<S>(&options)).await
+        }
+        Command::Ping(options) => within(options.timeout, client::ping::<S>(&options)).await,
+        Command::Perf(options) => within(options.timeout, client::perf::<S>(&options)).await,
+        Command::Echo(options) => within(options.timeout, client::echo::<S>(&options)).await,
+        Command::HalfClose(options) => {
+            within(options.timeout, client::half_close::<S>(&options)).await
+        }
+        Command::Reset(options) => within(options.timeout, client::reset::<S>(&options)).await,
+        Command::Hold(options) => within(options.timeout, client::hold::<S>(&options)).await,
+        Command::Subscribe(options) => gossip::subscribe::<S>(&options).await,
+        Command::Publish(options) => within(options.timeout, gossip::publish::<S>(&options)).await,
         Command::Bench(BenchCommand::Handshakes(options)) => {
-            within(&options, bench::handshakes::<S>(&options)).await
+            within(options.timeout, bench::handshakes::<S>(&options)).await
         }
         Command::Bench(BenchCommand::Streams(options)) => {
-            within(&options, bench::streams::<S>(&options)).await
+            within(options.timeout, bench::streams::<S>(&options)).await
         }
         Command::Bench(BenchCommand::Connections(options)) => {
-            let held = within(&options, bench::connections::<S>(&options)).await?;
+            let held = within(options.timeout, bench::connections::<S>(&options)).await?;
             serve::wait_for_end().await?;
             drop(held);
             Ok(())
@@ -138,12 +162,12 @@ async fn run<S: Stack>(command: options::Command) -> Result<(), Failure> {
 }
 
 async fn within<T>(
-    options: &DialOptions,
+    time: Duration,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    tokio::time::timeout(options.timeout, work)
+    tokio::time::timeout(time, work)
         .await
-        .map_err(|_| format!("not done within {:?}", options.timeout))?
+        .map_err(|_| format!("not done within {time:?}"))?
 }
 
 /// Prints one event as one line.
@@ -152,6 +176,10 @@ fn emit(event: &str, peer: &str, fields: Value) {
     if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
         line.extend(fields);
     }
+    emit_line(&line);
+}
+
+fn emit_line(line: &Value) {
     let mut out = std::io::stdout().lock();
     // A reader that has gone away shows itself by closing stdin or by a signal.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

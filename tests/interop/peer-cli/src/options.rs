@@ -35,6 +35,10 @@ pub(crate) enum Command {
     Reset(DialOptions),
     /// Keep a stream busy until one of the processes dies.
     Hold(DialOptions),
+    /// Print or count the messages of the topics.
+    Subscribe(SubscribeOptions),
+    /// Publish messages to a topic.
+    Publish(PublishOptions),
     /// Rates and memory.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -91,6 +95,88 @@ pub struct ListenOptions {
     /// Neither ask who dials nor say who answers, so that a measured connection carries nothing else.
     #[arg(long)]
     pub no_identify: bool,
+    /// Peer that a gossiping listener dials; may be repeated.
+    #[arg(long)]
+    pub connect: Vec<String>,
+    #[command(flatten)]
+    pub gossip: GossipOptions,
+}
+
+/// What shapes the gossipsub router.
+#[derive(Args, Clone)]
+pub struct GossipOptions {
+    /// Topic to gossip about; may be repeated.
+    #[arg(long)]
+    pub topic: Vec<String>,
+    /// The newest version of gossipsub to offer.
+    #[arg(long, default_value = "1.3", value_parser = ["1.0", "1.1", "1.2", "1.3", "floodsub"])]
+    pub version: String,
+    /// Whether messages carry signatures, and authors.
+    #[arg(long, default_value = "strict", value_parser = ["strict", "none", "anonymous"])]
+    pub sign: String,
+    #[arg(long, default_value = "default", value_parser = ["default", "sha256"])]
+    pub message_id: String,
+    /// Largest RPC.
+    #[arg(long, value_parser = parse_bytes)]
+    pub max_message_size: Option<u64>,
+    #[arg(long = "heartbeat-ms", value_parser = parse_millis)]
+    pub heartbeat: Option<Duration>,
+    /// An event per message.
+    #[arg(long)]
+    pub verbose: bool,
+    /// No event per message.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct SubscribeOptions {
+    /// Multiaddrs with the peer id at their end.
+    #[arg(required = true)]
+    pub addrs: Vec<String>,
+    #[command(flatten)]
+    pub stack: StackOptions,
+    #[command(flatten)]
+    pub gossip: GossipOptions,
+    /// Deadline of the whole command, in seconds.
+    #[arg(long, default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    /// End after so many messages.
+    #[arg(long)]
+    pub expect: Option<usize>,
+    /// Unsubscribe after the last message and stay connected.
+    #[arg(long)]
+    pub leave: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct PublishOptions {
+    /// Multiaddrs with the peer id at their end.
+    #[arg(required = true)]
+    pub addrs: Vec<String>,
+    #[command(flatten)]
+    pub stack: StackOptions,
+    #[command(flatten)]
+    pub gossip: GossipOptions,
+    /// Deadline of the whole command, in seconds.
+    #[arg(long, default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    #[arg(long)]
+    pub count: Option<usize>,
+    #[arg(long, value_parser = parse_bytes)]
+    pub size: Option<u64>,
+    /// What to publish as one message.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// Publish without joining the mesh.
+    #[arg(long)]
+    pub fanout: bool,
+    /// Wait between the first subscriber and the first message.
+    #[arg(long = "settle-ms", default_value = "1000", value_parser = parse_millis)]
+    pub settle: Duration,
+    /// Stay so long after the last message.
+    #[arg(long = "linger-ms", default_value = "5000", value_parser = parse_millis)]
+    pub linger: Duration,
 }
 
 #[derive(Args, Clone)]
@@ -132,6 +218,12 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|secs| Duration::try_from_secs_f64(secs).ok())
         .ok_or_else(|| format!("{text:?} is not a number of seconds"))
+}
+
+fn parse_millis(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .map(Duration::from_millis)
+        .map_err(|_| format!("{text:?} is not a number of milliseconds"))
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {

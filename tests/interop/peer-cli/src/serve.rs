@@ -70,6 +70,9 @@ impl Services {
 }
 
 pub(crate) async fn listen<S: Stack>(options: &ListenOptions) -> Result<(), Failure> {
+    if !S::GOSSIPS && !options.gossip.topic.is_empty() {
+        return Err("this stack does not gossip".into());
+    }
     let services = Arc::new(Services {
         peer: std::sync::OnceLock::new(),
         echo: [protocol::ECHO.to_owned()]

@@ -1,5 +1,7 @@
 //! barewire's foreign peer on rust-libp2p.
 
+mod counted;
+mod gossip;
 mod node;
 mod streams;
 mod transport;

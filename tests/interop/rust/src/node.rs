@@ -3,14 +3,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use barewire_peer_cli::{
-    Connection, DialOptions, Dialer, Failure, ListenOptions, Listening, Services, Stack,
-    StackOptions, protocol,
+    Connection, DialOptions, Dialer, Failure, GossipOptions, ListenOptions, Listening, Services,
+    Stack, StackOptions, protocol,
 };
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Stream, Swarm,
     core::upgrade::Version,
-    identify, identity,
+    gossipsub, identify, identity,
     swarm::{
         self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
@@ -22,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use crate::{
+    counted::Written,
+    gossip,
     streams::{self, Opener},
     transport,
 };
@@ -29,9 +31,10 @@ use crate::{
 const AGENT: &str = concat!("barewire-peer-rust/", env!("CARGO_PKG_VERSION"));
 
 #[derive(NetworkBehaviour)]
-struct Behaviour {
+pub(crate) struct Behaviour {
     identify: Toggle<identify::Behaviour>,
     streams: streams::Behaviour,
+    pub(crate) gossip: Toggle<gossipsub::Behaviour>,
 }
 
 enum Command {
@@ -54,6 +57,9 @@ pub(crate) struct Node {
 
 impl Stack for Node {
     type Dialer = Self;
+    type Gossip = gossip::Node;
+
+    const GOSSIPS: bool = true;
 
     async fn listen(
         options: &ListenOptions,
@@ -64,7 +70,9 @@ impl Stack for Node {
             &options.listen,
             !options.no_identify,
             Some(services),
+            (!options.gossip.topic.is_empty()).then(|| (&options.gossip, Written::default())),
         )?;
+        gossip::subscribe(&mut swarm, &options.gossip.topic)?;
         let mut waiting = options.listen.len();
         for addr in &options.listen {
             swarm.listen_on(addr.parse()?)?;
@@ -82,9 +90,12 @@ impl Stack for Node {
                 _ => {}
             }
         }
+        for addr in &options.connect {
+            swarm.dial(dial_opts(addr.parse()?))?;
+        }
         let peer = swarm.local_peer_id().to_string();
         Ok(Listening {
-            node: spawn(swarm, None),
+            node: spawn(swarm, None, !options.gossip.quiet),
             peer,
             addrs,
         })
@@ -96,22 +107,38 @@ impl Stack for Node {
             std::slice::from_ref(&options.addr),
             protocols.contains(&protocol::IDENTIFY),
             None,
+            None,
         )?;
-        Ok(spawn(swarm, Some(options.addr.parse()?)))
+        Ok(spawn(swarm, Some(options.addr.parse()?), false))
+    }
+
+    async fn gossip(
+        stack: &StackOptions,
+        options: &GossipOptions,
+        addrs: &[String],
+        subscribed: bool,
+    ) -> Result<gossip::Node, Failure> {
+        gossip::Node::dial(stack, options, addrs, subscribed).await
     }
 }
 
-fn new_swarm(
+pub(crate) fn new_swarm(
     options: &StackOptions,
     addrs: &[String],
     identifies: bool,
     services: Option<Arc<Services>>,
+    gossip: Option<(&GossipOptions, Written)>,
 ) -> Result<Swarm<Behaviour>, Failure> {
     let key = match &options.key {
         Some(path) => identity::Keypair::from_protobuf_encoding(&std::fs::read(path)?)?,
         None => identity::Keypair::generate_ed25519(),
     };
-    let transport = transport::build(&key, options, addrs)?;
+    let mut transport = transport::build(&key, options, addrs)?;
+    let mut router = None;
+    if let Some((options, written)) = gossip {
+        router = Some(gossip::behaviour(&key, options)?);
+        transport = transport::counted(transport, written);
+    }
     let behaviour = Behaviour {
         identify: identifies
             .then(|| {
@@ -121,6 +148,7 @@ fn new_swarm(
             .map(identify::Behaviour::new)
             .into(),
         streams: streams::Behaviour::new(services),
+        gossip: router.into(),
     };
     let config = swarm::Config::with_tokio_executor()
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
@@ -134,14 +162,20 @@ fn new_swarm(
     ))
 }
 
-fn spawn(swarm: Swarm<Behaviour>, target: Option<Multiaddr>) -> Node {
+fn spawn(swarm: Swarm<Behaviour>, target: Option<Multiaddr>, telling: bool) -> Node {
     let (commands, receiver) = mpsc::channel(64);
-    tokio::spawn(drive(swarm, receiver, target.is_some()));
+    tokio::spawn(drive(swarm, receiver, target.is_some(), telling));
     Node { commands, target }
 }
 
 /// `dialling`: identify's results are kept for whoever asks; a listener has nobody who would.
-async fn drive(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command>, dialling: bool) {
+/// `telling`: every message is printed.
+async fn drive(
+    mut swarm: Swarm<Behaviour>,
+    mut commands: mpsc::Receiver<Command>,
+    dialling: bool,
+    telling: bool,
+) {
     let mut dials = HashMap::new();
     let mut identified = HashMap::new();
     let mut asked: HashMap<ConnectionId, oneshot::Sender<identify::Info>> = HashMap::new();
@@ -150,12 +184,7 @@ async fn drive(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command
             command = commands.recv() => match command {
                 None => return,
                 Some(Command::Dial(addr, reply)) => {
-                    let opts = match addr.iter().last() {
-                        Some(libp2p::multiaddr::Protocol::P2p(peer)) => {
-                            DialOpts::peer_id(peer).addresses(vec![addr]).condition(PeerCondition::Always).allocate_new_port().build()
-                        }
-                        _ => DialOpts::unknown_peer_id().address(addr).allocate_new_port().build(),
-                    };
+                    let opts = dial_opts(addr);
                     let id = opts.connection_id();
                     match swarm.dial(opts) {
                         Ok(()) => { dials.insert(id, reply); }
@@ -187,6 +216,9 @@ async fn drive(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command
                     Some(reply) => { let _ = reply.send(info); }
                     None => { identified.insert(connection_id, info); }
                 },
+                SwarmEvent::Behaviour(BehaviourEvent::Gossip(
+                    gossipsub::Event::Message { message, .. },
+                )) if telling => gossip::message(message).tell(),
                 SwarmEvent::ConnectionClosed { connection_id, .. } => {
                     identified.remove(&connection_id);
                     asked.remove(&connection_id);
@@ -197,7 +229,21 @@ async fn drive(mut swarm: Swarm<Behaviour>, mut commands: mpsc::Receiver<Command
     }
 }
 
-fn explain(cause: DialError) -> String {
+pub(crate) fn dial_opts(addr: Multiaddr) -> DialOpts {
+    match addr.iter().last() {
+        Some(libp2p::multiaddr::Protocol::P2p(peer)) => DialOpts::peer_id(peer)
+            .addresses(vec![addr])
+            .condition(PeerCondition::Always)
+            .allocate_new_port()
+            .build(),
+        _ => DialOpts::unknown_peer_id()
+            .address(addr)
+            .allocate_new_port()
+            .build(),
+    }
+}
+
+pub(crate) fn explain(cause: DialError) -> String {
     use std::error::Error;
     let mut text = cause.to_string();
     let mut source = cause.source();

@@ -13,6 +13,8 @@ use libp2p::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+use crate::counted::{Counted, Written};
+
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// Secures and multiplexes a raw transport; a macro because every security choice is a type of its own.
@@ -79,6 +81,18 @@ fn wss(options: &StackOptions) -> Result<websocket::tls::Config, Failure> {
         tls.add_trust(&websocket::tls::Certificate::new(trusted.to_vec()))?;
     }
     Ok(tls.finish())
+}
+
+/// Counts what is written to the streams.
+pub(crate) fn counted(transport: Muxed, written: Written) -> Muxed {
+    transport
+        .map(move |(peer, muxer), _| {
+            (
+                peer,
+                StreamMuxerBox::new(Counted::new(muxer, written.clone())),
+            )
+        })
+        .boxed()
 }
 
 fn join(first: Muxed, second: Muxed) -> Muxed {
