@@ -117,7 +117,10 @@ async fn an_open_stream_holds_its_connection_at_both_ends() {
         echo::PROTOCOL
     );
     assert!(metrics.contains(&held), "{metrics}");
-    assert!(metrics.contains("barewire_connections_idle{} 0"), "{metrics}");
+    assert!(
+        metrics.contains("barewire_connections_idle{} 0"),
+        "{metrics}"
+    );
     stream.finish().unwrap();
     assert_eq!(stream.read_chunk(1).await.unwrap(), None);
     let since = Instant::now();

@@ -32,9 +32,9 @@ pub struct TcpConfig {
     /// Deadline of connecting. Default 5 s, as go-libp2p.
     pub connect_timeout: Duration,
     /// Dials from a port that is listened on where one fits, so that the remote and the routers on
-    /// the way see the port others can dial. Of two nodes that know each other's id only one does,
-    /// so that their dials cannot meet half way in one TCP connection with two dialling ends. Who
-    /// dials others back to learn whether they can be reached must not do it. Default true, as
+    /// the way see the port others can dial. Of two nodes only one does, and only where it knows the
+    /// other's id, so that their dials cannot meet half way in one TCP connection with two dialling
+    /// ends. Who dials others back to learn whether they can be reached must not do it. Default true, as
     /// go-libp2p and rust-libp2p.
     pub reuse_port: bool,
 }

@@ -307,7 +307,10 @@ impl Transports {
 
     /// Whether a dial may leave from a listening port, see [`TcpConfig::reuse_port`].
     fn may_reuse(&self, expected: Option<PeerId>) -> bool {
-        let (Some(local), Some(remote)) = (self.config.local, expected) else {
+        let Some(remote) = expected else {
+            return false;
+        };
+        let Some(local) = self.config.local else {
             return true;
         };
         // Either of two may be the one, so that each node is with about half of all others.

@@ -4,12 +4,17 @@
 use std::path::PathBuf;
 use std::{sync::Arc, time::Duration};
 
+use barewire_base::{Budget, Reservation};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, VarInt, congestion};
-
-use super::window::LEAST;
 
 /// The only version spoken: RFC 9000.
 const VERSION_1: u32 = 1;
+/// Smallest receive window a connection gets, however little memory is left.
+pub(super) const MIN_WINDOW: u32 = 1024 * 1024;
+/// A window takes at most this part of the memory that is left.
+const SHARE_OF_BUDGET: usize = 16;
+/// Windows on offer: the largest, and four times half of the one before.
+const TIERS: u32 = 5;
 /// Largest UDP payload over IPv4.
 pub(super) const MAX_UDP_PAYLOAD: usize = 65_507;
 
@@ -27,9 +32,9 @@ pub struct QuicConfig {
     pub handshake_timeout: Duration,
     /// Streams the remote may have open at once. Default 256, as go-libp2p and rust-libp2p.
     pub max_incoming_streams: u32,
-    /// Bytes the remote may send on one connection before they are read, at most; a single stream gets
-    /// three quarters of it. It begins with 256 KiB and grows while the application reads fast, out
-    /// of the memory budget of the peer. Default 16 MiB (go-libp2p: 15 MiB).
+    /// Bytes the remote may send on one connection before they are read; a single stream gets three
+    /// quarters of it. Charged to the memory budget, and halved up to four times while the budget
+    /// is short. Default 16 MiB (go-libp2p: 15 MiB).
     pub receive_window: u32,
     /// Bytes written and not acknowledged that one connection keeps. Default 16 MiB, the remote's
     /// window of the known implementations.
@@ -92,7 +97,7 @@ impl QuicConfig {
         endpoint
     }
 
-    pub(super) fn transport(&self) -> quinn::TransportConfig {
+    pub(super) fn transport(&self, window: u32) -> quinn::TransportConfig {
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(self.max_mtu);
         let mut transport = quinn::TransportConfig::default();
@@ -102,8 +107,8 @@ impl QuicConfig {
             .max_concurrent_bidi_streams(self.max_incoming_streams.into())
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
-            .receive_window(LEAST.min(self.receive_window).into())
-            .stream_receive_window((self.receive_window / 4 * 3).into())
+            .receive_window(window.into())
+            .stream_receive_window((window / 4 * 3).into())
             .send_window(self.send_window.into())
             .mtu_discovery_config(Some(mtu));
         match self.congestion {
@@ -114,5 +119,67 @@ impl QuicConfig {
                 .congestion_controller_factory(Arc::new(congestion::CubicConfig::default())),
         };
         transport
+    }
+}
+
+/// Transport settings with smaller and smaller windows, and the memory they are charged to.
+#[derive(Debug)]
+pub(super) struct Windows {
+    tiers: Vec<(u32, Arc<quinn::TransportConfig>)>,
+    budget: Budget,
+}
+
+impl Windows {
+    pub(super) fn new(config: &QuicConfig, budget: Budget) -> Self {
+        let window = |tier: u32| (config.receive_window >> tier).max(MIN_WINDOW);
+        let tiers = (0..TIERS)
+            .map(|tier| (window(tier), Arc::new(config.transport(window(tier)))))
+            .collect();
+        Self { tiers, budget }
+    }
+
+    /// Settings for one more connection, and the memory its window may take, which is charged until
+    /// the reservation is dropped. The smallest window needs none.
+    pub(super) fn take(&self) -> (Arc<quinn::TransportConfig>, Option<Reservation>) {
+        let share = self.budget.available() / SHARE_OF_BUDGET;
+        for (window, transport) in &self.tiers {
+            let bytes = *window as usize;
+            if bytes <= share
+                && let Ok(reservation) = self.budget.try_reserve(bytes)
+            {
+                return (Arc::clone(transport), Some(reservation));
+            }
+        }
+        let smallest = self
+            .tiers
+            .last()
+            .map(|(_, transport)| Arc::clone(transport));
+        (smallest.unwrap_or_default(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_shrink_with_the_memory_that_is_left() {
+        let config = QuicConfig::default();
+        let budget = Budget::root(1 << 30);
+        let windows = Windows::new(&config, budget.clone());
+        let mut held = Vec::new();
+        for _ in 0..10_000 {
+            held.push(windows.take());
+            assert!(budget.used() <= 1 << 30);
+        }
+        let full = held
+            .iter()
+            .filter_map(|(_, charge)| charge.as_ref())
+            .filter(|charge| charge.bytes() == 16 << 20)
+            .count();
+        assert!(full > 40, "{full} connections have the full window");
+        assert!(held.iter().any(|(_, charge)| charge.is_none()));
+        drop(held);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -9,19 +9,17 @@ use std::{
     time::Duration,
 };
 
+use barewire_base::Reservation;
 use barewire_mux::LimitsHit;
 use parking_lot::Mutex;
 use quinn::{ConnectionError, VarInt};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    stream::{QuicStream, Watched},
-    window::{QUIET, Resized, Window},
-};
+use super::stream::{QuicStream, Watched};
 use crate::{
     close::{CloseReason, LocalReason},
-    connection::{ConnectionInfo, ConnectionStats, now},
+    connection::{ConnectionInfo, ConnectionStats},
     lease::Leases,
 };
 
@@ -50,7 +48,8 @@ pub(crate) struct Shared {
     flushing: AtomicUsize,
     flushed: Notify,
     finished: Mutex<Finished>,
-    window: Window,
+    /// Memory the receive window may take.
+    _window: Option<Reservation>,
 }
 
 /// Streams that were finished and whose end the remote has not acknowledged, for all we know.
@@ -76,7 +75,11 @@ impl Drop for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(connection: quinn::Connection, info: ConnectionInfo, window: Window) -> Self {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        info: ConnectionInfo,
+        window: Option<Reservation>,
+    ) -> Self {
         Self(Arc::new(Shared {
             connection,
             leases: Leases::new(info.established),
@@ -93,7 +96,7 @@ impl Handle {
                 streams: Vec::new(),
                 sweep_at: FIRST_SWEEP,
             }),
-            window,
+            _window: window,
         }))
     }
 
@@ -113,54 +116,12 @@ impl Handle {
 }
 
 impl Shared {
-    fn count(&self, outbound: bool) -> &AtomicUsize {
+    pub(super) fn count(&self, outbound: bool) -> &AtomicUsize {
         if outbound {
             &self.outbound
         } else {
             &self.inbound
         }
-    }
-
-    pub(super) fn stream_opened(&self, outbound: bool) {
-        self.count(outbound).fetch_add(1, Ordering::Relaxed);
-        self.window.stream_opened();
-    }
-
-    pub(super) fn stream_ended(&self, outbound: bool) {
-        self.count(outbound).fetch_sub(1, Ordering::Relaxed);
-        self.window.stream_ended();
-    }
-
-    /// The application has read so much, which may be a reason to let the remote send more.
-    pub(super) fn has_read(self: &Arc<Self>, bytes: usize) {
-        let rtt = || self.connection.rtt();
-        if let Some(Resized { size, first }) = self.window.read(bytes, now, rtt) {
-            self.connection.set_receive_window(size.into());
-            if first {
-                self.shrink_when_quiet();
-            }
-        }
-    }
-
-    /// Takes the growth of the window back once little is read.
-    fn shrink_when_quiet(self: &Arc<Self>) {
-        let (shared, connection) = (Arc::downgrade(self), self.connection.clone());
-        let mut before = self.window.total();
-        self.spawn(async move {
-            while tokio::time::timeout(QUIET, connection.closed())
-                .await
-                .is_err()
-            {
-                let Some(shared) = shared.upgrade() else {
-                    return;
-                };
-                if let Some(size) = shared.window.shrink_if_quiet(before) {
-                    connection.set_receive_window(size.into());
-                    return;
-                }
-                before = shared.window.total();
-            }
-        });
     }
 
     /// Runs what a stream still has to do. Without a runtime there is nobody left to do it for.

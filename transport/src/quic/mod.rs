@@ -9,7 +9,6 @@ mod connection;
 mod qlog;
 mod socket;
 mod stream;
-mod window;
 
 use std::{
     io,
@@ -17,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use barewire_base::{Multiaddr, PeerId};
+use barewire_base::{Multiaddr, PeerId, Reservation};
 use barewire_mux::Role;
 use barewire_security::{
     Alert,
@@ -31,8 +30,8 @@ use quinn::{
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
 
+use self::config::Windows;
 pub use self::config::{CongestionController, QuicConfig};
-use self::window::Window;
 pub(crate) use self::{connection::Handle, stream::QuicStream};
 use crate::{
     config::UpgradeConfig,
@@ -54,7 +53,7 @@ pub(crate) struct Sockets {
     config: QuicConfig,
     tls: Arc<tls::Config>,
     upgrade: Arc<UpgradeConfig>,
-    transport: Arc<quinn::TransportConfig>,
+    windows: Windows,
     open: Mutex<Vec<Open>>,
 }
 
@@ -74,7 +73,7 @@ impl Sockets {
         upgrade: Arc<UpgradeConfig>,
     ) -> Self {
         Self {
-            transport: Arc::new(config.transport()),
+            windows: Windows::new(&config, upgrade.budget.clone()),
             config,
             tls,
             upgrade,
@@ -159,16 +158,6 @@ impl Sockets {
         Err(io::ErrorKind::NotConnected.into())
     }
 
-    /// The settings of one more connection.
-    fn transport_of(&self, role: Role) -> Arc<quinn::TransportConfig> {
-        #[cfg(feature = "qlog")]
-        if let Some(folder) = &self.config.qlog {
-            return qlog::traced(&self.config, folder, role);
-        }
-        let _ = role;
-        Arc::clone(&self.transport)
-    }
-
     /// Connects to `remote`, which is what `addr` says.
     pub(crate) async fn dial(
         &self,
@@ -177,10 +166,13 @@ impl Sockets {
         expected: Option<PeerId>,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
         let verdict = Verdict::default();
+        let (transport, window) = self.windows.take();
+        #[cfg(feature = "qlog")]
+        let transport = qlog::traced(&self.config, transport, window.as_ref(), Role::Client);
         let mut config = self
             .client_config(expected, &verdict)
             .map_err(|error| io_error(addr, &error))?;
-        config.transport_config(self.transport_of(Role::Client));
+        config.transport_config(transport);
         let (endpoint, mut connecting) = self
             .begin(remote, &config)
             .map_err(|error| io_error(addr, &error))?;
@@ -200,53 +192,18 @@ impl Sockets {
         {
             local.set_ip(ip);
         }
-        Ok(self.ready(connection, Role::Client, local)?)
+        Ok(ready(
+            &self.upgrade,
+            connection,
+            Role::Client,
+            local,
+            window,
+        )?)
     }
 
     /// When the next step of a handshake has to be done.
     fn step(&self, end: Instant) -> Instant {
         end.min(Instant::now() + self.config.handshake_timeout)
-    }
-
-    /// A connection whose handshake is done.
-    fn ready(
-        &self,
-        connection: quinn::Connection,
-        role: Role,
-        local: SocketAddr,
-    ) -> Result<(Connection, InboundStreams), UpgradeError> {
-        let identity = connection.peer_identity();
-        let certificates = identity
-            .as_ref()
-            .and_then(|identity| identity.downcast_ref::<Vec<CertificateDer<'static>>>())
-            .map_or(&[][..], Vec::as_slice);
-        let public_key = tls::peer_of(certificates)
-            .map_err(|error| UpgradeError::Tls(tls::Error::Certificate(error)))?;
-        let info = ConnectionInfo {
-            peer_id: public_key.peer_id(),
-            public_key,
-            role,
-            local_addr: Multiaddr::quic(local),
-            remote_addr: Multiaddr::quic(connection.remote_address()),
-            transport: "quic-v1",
-            security: tls::PROTOCOL,
-            muxer: "quic",
-            early_muxer: true,
-            established: now(),
-            traffic: Arc::clone(&self.upgrade.traffic),
-        };
-        let (budget, refusal) = match self.upgrade.admit(info.peer_id, role, &info.remote_addr) {
-            Ok(budget) => (budget.child(self.upgrade.connection_budget), None),
-            Err(reason) => (self.upgrade.budget.clone(), Some(reason)),
-        };
-        let window = Window::new(&budget, self.config.receive_window, now());
-        let handle = Handle::new(connection, info, window);
-        if let Some(reason) = refusal {
-            handle.0.close(reason.clone());
-            return Err(UpgradeError::Refused(reason));
-        }
-        let connection = Connection(Link::Quic(Arc::new(handle)));
-        Ok((connection.clone(), InboundStreams::new(connection)))
     }
 
     fn client_config(
@@ -367,6 +324,14 @@ impl QuicIncoming {
 
     pub(crate) async fn upgrade(self) -> Result<(Connection, InboundStreams), UpgradeError> {
         let verdict = Verdict::default();
+        let (transport, window) = self.sockets.windows.take();
+        #[cfg(feature = "qlog")]
+        let transport = qlog::traced(
+            &self.sockets.config,
+            transport,
+            window.as_ref(),
+            Role::Server,
+        );
         let mut server =
             self.sockets
                 .server_config(&verdict)
@@ -374,7 +339,7 @@ impl QuicIncoming {
                     stage: STAGE,
                     kind: error.kind(),
                 })?;
-        server.transport_config(self.sockets.transport_of(Role::Server));
+        server.transport_config(transport);
         let connecting = self
             .incoming
             .accept_with(Arc::new(server))
@@ -382,8 +347,13 @@ impl QuicIncoming {
         // The first packet has been read; what is left is one step.
         let end = Instant::now() + self.sockets.upgrade.total_timeout;
         let connected = timeout_at(self.sockets.step(end), connecting).await;
-        let connection = finished(connected, &verdict)?;
-        self.sockets.ready(connection, Role::Server, self.local)
+        ready(
+            &self.sockets.upgrade,
+            finished(connected, &verdict)?,
+            Role::Server,
+            self.local,
+            window,
+        )
     }
 }
 
@@ -398,6 +368,45 @@ fn finished(
         Ok(connected) => connected.map_err(|error| refused(&error, verdict)),
         Err(_) => Err(UpgradeError::Timeout { stage: STAGE }),
     }
+}
+
+/// A connection whose handshake is done.
+fn ready(
+    upgrade: &UpgradeConfig,
+    connection: quinn::Connection,
+    role: Role,
+    local: SocketAddr,
+    window: Option<Reservation>,
+) -> Result<(Connection, InboundStreams), UpgradeError> {
+    let identity = connection.peer_identity();
+    let certificates = identity
+        .as_ref()
+        .and_then(|identity| identity.downcast_ref::<Vec<CertificateDer<'static>>>())
+        .map_or(&[][..], Vec::as_slice);
+    let public_key = tls::peer_of(certificates)
+        .map_err(|error| UpgradeError::Tls(tls::Error::Certificate(error)))?;
+    let info = ConnectionInfo {
+        peer_id: public_key.peer_id(),
+        public_key,
+        role,
+        local_addr: Multiaddr::quic(local),
+        remote_addr: Multiaddr::quic(connection.remote_address()),
+        transport: "quic-v1",
+        security: tls::PROTOCOL,
+        muxer: "quic",
+        early_muxer: true,
+        established: now(),
+        traffic: Arc::clone(&upgrade.traffic),
+    };
+    // The window is charged already; the peer's own budget counts what its streams keep.
+    let admitted = upgrade.admit(info.peer_id, role, &info.remote_addr);
+    let handle = Handle::new(connection, info, window);
+    if let Err(reason) = admitted {
+        handle.0.close(reason.clone());
+        return Err(UpgradeError::Refused(reason));
+    }
+    let connection = Connection(Link::Quic(Arc::new(handle)));
+    Ok((connection.clone(), InboundStreams::new(connection)))
 }
 
 /// Why quinn gave up a handshake, in our words.

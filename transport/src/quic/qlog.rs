@@ -11,27 +11,38 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use barewire_base::Reservation;
 use barewire_mux::Role;
 use quinn::{QlogConfig, QlogStream, TransportConfig};
 
-use super::config::QuicConfig;
+use super::config::{MIN_WINDOW, QuicConfig};
 
 /// Tells the files of a process apart that begin in the same millisecond.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// The settings of one connection, with a file in `folder` to write to. A file that cannot be made costs the
-/// trace, not the connection.
-pub(super) fn traced(config: &QuicConfig, folder: &Path, role: Role) -> Arc<TransportConfig> {
-    let mut transport = config.transport();
+/// The settings of one connection: those given, or where traces are wanted the same with a file to write
+/// to. A file that cannot be made costs the trace, not the connection.
+pub(super) fn traced(
+    config: &QuicConfig,
+    transport: Arc<TransportConfig>,
+    window: Option<&Reservation>,
+    role: Role,
+) -> Arc<TransportConfig> {
+    let Some(folder) = &config.qlog else {
+        return transport;
+    };
     match stream(folder, role) {
         Ok(stream) => {
+            let window = window.and_then(|charged| u32::try_from(charged.bytes()).ok());
+            let mut transport = config.transport(window.unwrap_or(MIN_WINDOW));
             transport.qlog_stream(stream);
+            Arc::new(transport)
         }
         Err(error) => {
             tracing::warn!(folder = %folder.display(), %error, "no qlog of a connection");
+            transport
         }
     }
-    Arc::new(transport)
 }
 
 fn stream(folder: &Path, role: Role) -> io::Result<Option<QlogStream>> {

@@ -138,7 +138,7 @@ impl QuicStream {
         outbound: bool,
     ) -> Self {
         let shared = Arc::clone(&handle.0);
-        shared.stream_opened(outbound);
+        shared.count(outbound).fetch_add(1, Ordering::Relaxed);
         let inner = Inner {
             send: Some(send),
             recv,
@@ -282,9 +282,6 @@ impl Both {
             return Poll::Ready(Err(StreamError::LocallyClosed));
         }
         let polled = inner.poll_chunk(cx, max);
-        if let Poll::Ready(Ok(Some(chunk))) = &polled {
-            self.shared.has_read(chunk.len());
-        }
         if polled.is_pending() {
             inner.eager = 0;
             self.send_prefix(inner);
@@ -493,7 +490,9 @@ impl Both {
 
 impl Drop for Both {
     fn drop(&mut self) {
-        self.shared.stream_ended(self.outbound);
+        self.shared
+            .count(self.outbound)
+            .fetch_sub(1, Ordering::Relaxed);
         let inner = self.inner.get_mut();
         let Some(mut send) = inner.send.take() else {
             return;
