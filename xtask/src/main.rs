@@ -144,13 +144,12 @@ fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
     step("criterion benches", || {
         cargo(["bench", "-p", "barewire-bench"])
     })?;
-    for over in ["tcp", "ws"] {
-        step(&format!("comparison with the peers over {over}"), || {
-            run(Command::new(env!("CARGO"))
-                .args(["run", "--release", "-p", "barewire-bench", "--", "compare"])
-                .args(["--over", over, "--rounds", &rounds.to_string()]))
-        })?;
-    }
+    step("comparison with the peers", || {
+        run(Command::new(env!("CARGO"))
+            .args(["run", "--release", "-p", "barewire-bench", "--", "compare"])
+            .args(["--over", "tcp,tls,ws,quic"])
+            .args(["--rounds", &rounds.to_string()]))
+    })?;
     step("varints, 10^8 executions", || {
         tools.fuzz_with(
             6 * 3600,
