@@ -174,8 +174,9 @@ fuzz_target!(|input: Vec<Sent>| {
             let at = bytes.len() as u32;
             bytes.extend((0..len).map(|n| (n + at + id) as u8));
         }
-        if kind == DATA && len > 300_000 && len <= 1 << 20 {
-            // Too long to be whole here; ours would refuse it at the header, the crate at its end.
+        if kind == DATA && len > 300_000 && len <= Config::default().max_stream_window {
+            // Too long to be whole here; ours would refuse it at the header, the crate at its end. And for a
+            // stream that is gone ours takes more than the crate's 1 MiB in a frame, as js-libp2p sends it.
             continue;
         }
         let bytes = Bytes::from(bytes);
