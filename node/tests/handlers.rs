@@ -207,7 +207,7 @@ async fn shutdown_of_an_idle_node_is_immediate() {
 async fn streams_that_agree_on_nothing_are_bounded_in_number_and_time() {
     let mut config = quick();
     config.max_negotiating_streams = 8;
-    config.negotiation_timeout = Duration::from_millis(500);
+    config.negotiation_timeout = Duration::from_secs(2);
     let (_router, addr) = node_with(config).await;
     let mut peer = RawPeer::dial(&addr).await;
     // Each stream sends half of the multistream header. Eight may wait; twelve are refused at once.
@@ -223,9 +223,9 @@ async fn streams_that_agree_on_nothing_are_bounded_in_number_and_time() {
         }
     }
     println!("12 resets after {:?}, 20 after {:?}", at[11], at[19]);
-    assert!(at[11] < Duration::from_millis(400), "{at:?}");
-    assert!(at[12] >= Duration::from_millis(400), "{at:?}");
-    assert!(at[19] < Duration::from_millis(1_500), "{at:?}");
+    assert!(at[11] < Duration::from_millis(1_900), "{at:?}");
+    assert!(at[12] >= Duration::from_millis(1_900), "{at:?}");
+    assert!(at[19] < Duration::from_secs(6), "{at:?}");
     // The connection is well.
     peer.send_frame(
         DATA,

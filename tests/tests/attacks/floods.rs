@@ -9,6 +9,7 @@ use crate::{
     attacker::{Attacker, PING, RST, SYN, WINDOW, data, header, propose},
     full,
     rig::{Rig, Target},
+    within,
 };
 
 /// Opens and resets streams; how many pairs went, and how long until the end.
@@ -43,8 +44,8 @@ fn rapid_reset_is_stopped() {
     println!(
         "row 29: closed after {sent} of {pairs} pairs and {took:.2?}, {cpu:.2?} of processor time"
     );
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    assert!(cpu <= Duration::from_millis(200), "{cpu:?}");
+    within("closed", took, Duration::from_secs(2));
+    within("processor time", cpu, Duration::from_millis(200));
     rig.standard(|target| rapid_reset(target, pairs));
     rig.finish(Some("muxer"));
 }
@@ -130,7 +131,7 @@ fn a_ping_flood_is_cut_off() {
     let grown = rig.victim.rss_kib() - rig.before().rss_kib;
     println!("row 31: closed after {sent} of {pings} pings and {took:.2?}: {grown} KiB more");
     assert!(grown < 1024, "{grown} KiB");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    within("closed", took, Duration::from_secs(2));
     rig.standard(|target| ping_flood(target, pings));
     rig.finish(Some("muxer"));
 }

@@ -20,7 +20,5 @@ mod setup;
 mod slow;
 mod victim;
 
-/// Whether the tests run at full size.
-fn full() -> bool {
-    std::env::var_os("BAREWIRE_FULL").is_some()
-}
+use barewire_tests::{full, within};
+

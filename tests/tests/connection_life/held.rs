@@ -6,7 +6,7 @@ use barewire_node::CloseReason;
 use barewire_tests::process::Process;
 use tokio::process::Command;
 
-use crate::{Node, SOON, barewire, client, full};
+use crate::{Node, SOON, barewire, client, full, within};
 
 /// `barewire bench connections` holding so many.
 async fn hold(node: &Node, count: usize) -> Process {
@@ -48,8 +48,8 @@ async fn an_idle_node_with_100_connections_uses_hardly_any_processor() {
     println!(
         "idle node with 100 connections: {used:?} in {OVER:?}, {share:.2} % of a core (target 0.2 %)"
     );
-    // It is counted in steps of 10 ms: of 30 s the target is six.
-    assert!(share <= 0.2, "{share} %");
+    // 0.2 %, counted in steps of 10 ms.
+    within("processor time", used, OVER / 500);
     holder.stop(SOON).await.unwrap();
     node.stop().await;
 }

@@ -16,16 +16,12 @@ mod pool;
 use std::{path::PathBuf, time::Duration};
 
 use barewire_node::{Config, Endpoint, Keypair, Multiaddr};
-use barewire_tests::{peers, process::Process, usage::Usage};
+use barewire_tests::{full, peers, process::Process, usage::Usage, within};
 use tokio::process::Command;
 
 /// What a busy machine may take for anything that should be done at once.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Whether the tests run at full size.
-fn full() -> bool {
-    std::env::var_os("BAREWIRE_FULL").is_some()
-}
 
 fn barewire() -> PathBuf {
     peers::barewire().expect("barewire builds")

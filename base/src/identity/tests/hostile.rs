@@ -486,5 +486,5 @@ fn hostile_keys_are_refused_with_a_reason_and_cheaply() {
     );
     assert!(table.len() >= 60);
     // The target is 1 ms; a debug build on a loaded machine gets some slack.
-    assert!(worst.0 <= Duration::from_millis(if cfg!(debug_assertions) { 10 } else { 1 }));
+    assert!(worst.0 <= Duration::from_millis(if cfg!(debug_assertions) { 50 } else { 1 }));
 }
