@@ -4,7 +4,7 @@ use tikv_jemalloc_ctl::{Access as _, AsName as _, background_thread};
 
 /// How long freed pages wait for somebody who needs them, in milliseconds. jemalloc waits 10 s; a
 /// node that has closed connections for want of memory should have it back sooner.
-const DECAY: isize = 2_000;
+const DECAY: isize = 500;
 
 /// Lets threads of the allocator give memory back, also while the node is idle.
 pub(crate) fn start() {

@@ -224,6 +224,11 @@ pub trait StreamMuxer: Send {
         let _ = max_chunk;
     }
 
+    /// Bytes that wait to be read or sent.
+    fn held(&self) -> usize {
+        0
+    }
+
     /// Received bytes that were copied, because they were not read soon, or in the backend.
     fn bytes_copied(&self) -> u64;
 

@@ -61,7 +61,7 @@ pub struct Config {
     /// Where the use of memory is read. Default `None`: from the control group of the process, and its
     /// resident memory if [`Limits::max_resident`] is set.
     pub memory: Option<Arc<dyn MemorySource>>,
-    /// Called about once per second while memory is short, to give the system back what was freed and
+    /// Called about five times a second while memory is short, to give the system back what was freed and
     /// the allocator still keeps: until that is done memory stays short. It should take
     /// milliseconds at most. Default `None`.
     pub reclaim: Option<fn()>,

@@ -22,10 +22,10 @@ use barewire_node::{
     protocols::echo,
 };
 use barewire_tests::{
-    within,
     peers,
     process::{Process, text},
     wan::{FAR, Link, Wan, available},
+    within,
 };
 use bytes::Bytes;
 use tokio::{net::TcpListener, task::JoinSet};

@@ -45,7 +45,6 @@ const LISTEN: [&str; 6] = [
     "/ip6/::1/udp/0/quic-v1",
 ];
 
-
 struct Node {
     process: Process,
     addrs: Vec<String>,

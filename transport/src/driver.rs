@@ -52,6 +52,8 @@ pub(crate) struct Driver {
     opener: Opener,
     slab: ReadSlab,
     received: u64,
+    /// Bytes the muxer held when it last got some.
+    held: usize,
     transmitter: Transmitter,
     /// Length of the unfinished record at the front of the slab, once known.
     record: Option<usize>,
@@ -113,6 +115,7 @@ impl Driver {
             opener,
             slab,
             received: 0,
+            held: 0,
             transmitter,
             record: None,
             sleep: None,
@@ -137,10 +140,16 @@ impl Driver {
             if total >= READ_PER_TURN {
                 return Ok(true);
             }
-            let (limit, switched) = self.slab.prepare(self.record);
+            let (limit, switched) = self.slab.prepare(self.record, self.held);
             if switched {
                 let mut state = self.shared.state.lock();
-                state.mux.compact(COMPACT_BELOW);
+                if self.slab.is_short() {
+                    // What is unread goes into memory of its own now, whether it was there before or not.
+                    state.mux.compact(usize::MAX);
+                    state.mux.compact(usize::MAX);
+                } else {
+                    state.mux.compact(COMPACT_BELOW);
+                }
                 state.stats.copied_in = self.slab.moved();
             }
             got = match poll_read(&mut self.reader, cx, self.slab.pending(), limit) {
@@ -191,7 +200,7 @@ impl Driver {
                 }
                 continue;
             }
-            feed(&self.shared, now, plaintext)?;
+            self.held = feed(&self.shared, now, plaintext)?;
         }
     }
 
@@ -352,12 +361,13 @@ impl Driver {
 /// go-away code for a remote that broke the protocol.
 const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
 
-/// Gives plaintext to the muxer.
-pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<(), CloseReason> {
+/// Gives plaintext to the muxer. Returns how many bytes it holds then.
+pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<usize, CloseReason> {
     let mut state = shared.state.lock();
     let result = state.mux.handle_input(now, plaintext);
     state.drain_events(now);
-    result.map_err(mux_reason)
+    result.map_err(mux_reason)?;
+    Ok(state.mux.held())
 }
 
 fn record_reason(error: OpenError) -> CloseReason {

@@ -3,9 +3,14 @@
 //! A record never straddles two slabs: a read stops early enough that the record it may leave
 //! unfinished still fits. So no received byte is moved, except the first few KiB of a burst that
 //! began in a small slab (counted in [`ReadSlab::moved`]).
+//!
+//! Large slabs are charged to the budget of their connection. One that has no room for them goes on with room for a
+//! record at a time: slower, but what a reader leaves unread then pins little more than itself. So does a connection
+//! whose readers are far behind, for which speed of reading is not what counts.
 
 use std::sync::Arc;
 
+use barewire_base::{Budget, Reservation};
 use barewire_security::{MAX_HEADER, MAX_RECORD, MAX_SEALED};
 use bytes::{BufMut, BytesMut};
 use parking_lot::Mutex;
@@ -19,6 +24,8 @@ pub(crate) const LARGE: usize = 4 * MAX_SEALED;
 const QUIET_TURNS: u8 = 16;
 /// Large slabs and write buffers the pool keeps for reuse.
 const POOLED: usize = 16;
+/// A connection that holds more bytes than this is waiting for its readers. Promptly read bursts hold less.
+const BACKLOG: usize = LARGE;
 
 /// Buffers shared by all connections of a node, so that an idle connection holds none.
 #[derive(Debug, Default)]
@@ -28,7 +35,7 @@ pub(crate) struct SlabPool {
 
 impl SlabPool {
     /// A buffer of [`LARGE`] bytes.
-    pub(crate) fn take(&self) -> BytesMut {
+    fn take(&self) -> BytesMut {
         self.free
             .lock()
             .pop()
@@ -41,7 +48,7 @@ impl SlabPool {
     }
 
     /// Takes a large buffer back if nobody holds a slice of it.
-    pub(crate) fn give(&self, mut buf: BytesMut) {
+    fn give(&self, mut buf: BytesMut) {
         buf.clear();
         if buf.try_reclaim(LARGE) {
             let mut free = self.free.lock();
@@ -52,10 +59,68 @@ impl SlabPool {
     }
 }
 
+/// What one side of a connection borrows from the pool: a buffer at a time, charged to the connection's budget.
+#[derive(Debug)]
+pub(crate) struct Borrower {
+    pool: Arc<SlabPool>,
+    budget: Budget,
+    charge: Option<Reservation>,
+    size: usize,
+    short: bool,
+}
+
+impl Borrower {
+    pub(crate) fn new(pool: Arc<SlabPool>, budget: Budget) -> Self {
+        Self {
+            pool,
+            budget,
+            charge: None,
+            size: LARGE,
+            short: false,
+        }
+    }
+
+    /// A buffer of [`LARGE`] bytes; of a record, or `least`, if the budget cannot pay for more or the connection
+    /// `holds` a lot. One that was taken before and is still held by readers is theirs from now on.
+    pub(crate) fn take(&mut self, least: usize, holds: usize) -> BytesMut {
+        self.short = false;
+        if holds > BACKLOG {
+            self.charge = None;
+        } else if self.charge.is_none() {
+            self.charge = self.budget.try_reserve(LARGE).ok();
+            self.short = self.charge.is_none();
+        }
+        if self.charge.is_none() {
+            self.size = MAX_SEALED;
+            return BytesMut::with_capacity(least.max(MAX_SEALED));
+        }
+        self.size = LARGE;
+        self.pool.take()
+    }
+
+    /// Whether the budget had no room for what was taken last.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Length of what was taken last.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give(&mut self, buf: BytesMut) {
+        (self.short, self.size) = (false, LARGE);
+        if self.charge.take().is_some() {
+            self.pool.give(buf);
+        }
+    }
+}
+
 /// The slab one connection reads into.
 #[derive(Debug)]
 pub(crate) struct ReadSlab {
-    pool: Arc<SlabPool>,
+    pool: Borrower,
     /// From the first unopened byte to the end of the slab.
     buf: BytesMut,
     large: bool,
@@ -66,7 +131,7 @@ pub(crate) struct ReadSlab {
 
 impl ReadSlab {
     /// `surplus` is what the handshake has read too much.
-    pub(crate) fn new(pool: Arc<SlabPool>, surplus: BytesMut) -> Self {
+    pub(crate) fn new(pool: Borrower, surplus: BytesMut) -> Self {
         Self {
             pool,
             buf: surplus,
@@ -81,6 +146,11 @@ impl ReadSlab {
         &mut self.buf
     }
 
+    /// Whether the budget has no room for a large slab.
+    pub(crate) fn is_short(&self) -> bool {
+        self.pool.is_short()
+    }
+
     /// Ciphertext bytes moved between slabs so far.
     pub(crate) fn moved(&self) -> u64 {
         self.moved
@@ -89,10 +159,10 @@ impl ReadSlab {
     /// Makes room for the next read and returns how many bytes it may bring. `record` is the full
     /// length of the record at the front, once its header is known.
     ///
-    /// The second value tells that a fresh slab was taken while slices of the old one live on.
-    pub(crate) fn prepare(&mut self, record: Option<usize>) -> (usize, bool) {
+    /// `holds` is what the connection holds that is not read or not sent. The second value tells that a fresh slab was taken while slices of the old one live on.
+    pub(crate) fn prepare(&mut self, record: Option<usize>, holds: usize) -> (usize, bool) {
         let mut switched = false;
-        let size = if self.large { LARGE } else { SMALL };
+        let size = if self.large { self.pool.size() } else { SMALL };
         let filled = self.buf.len();
         if filled == 0 && self.buf.capacity() < size && !self.buf.try_reclaim(size) {
             let worn = if self.large {
@@ -103,7 +173,7 @@ impl ReadSlab {
             if worn {
                 switched = self.buf.capacity() > 0 || self.large;
                 self.buf = if self.large {
-                    self.pool.take()
+                    self.pool.take(MAX_SEALED, holds)
                 } else {
                     BytesMut::with_capacity(SMALL)
                 };
@@ -112,7 +182,7 @@ impl ReadSlab {
         let whole = record.unwrap_or(MAX_HEADER);
         if filled > 0 && whole > self.buf.capacity() {
             // Only a small slab can be outgrown: see the limit below.
-            let mut grown = self.pool.take();
+            let mut grown = self.pool.take(MAX_SEALED, holds);
             grown.put_slice(&self.buf);
             self.moved += filled as u64;
             self.buf = grown;
@@ -167,7 +237,12 @@ mod tests {
     /// no byte moves and each record is contiguous.
     #[test]
     fn records_never_straddle_large_slabs() {
-        let pool = Arc::new(SlabPool::default());
+        for budget in [Budget::unlimited(), Budget::root(LARGE - 1)] {
+            straddle(Borrower::new(Arc::default(), budget));
+        }
+    }
+
+    fn straddle(pool: Borrower) {
         let mut slab = ReadSlab::new(pool, BytesMut::new());
         slab.large = true;
         let mut lengths = [
@@ -182,7 +257,7 @@ mod tests {
                 let head = slab.pending();
                 usize::from(u16::from_be_bytes([head[0], head[1]])) + 2
             });
-            let (limit, _) = slab.prepare(record);
+            let (limit, _) = slab.prepare(record, if round % 3 == 0 { BACKLOG + 1 } else { 0 });
             assert!(limit > 0, "round {round}");
             while stream.len() < limit {
                 let len = lengths.next().unwrap();

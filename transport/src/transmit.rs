@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -12,7 +11,7 @@ use barewire_security::{MAX_PLAINTEXT, MAX_SEALED, OpenError, SealError, Sealer}
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 
-use crate::slab::{LARGE, SlabPool};
+use crate::slab::Borrower;
 
 pub(crate) type BoxWriter = Box<dyn AsyncWrite + Send + Unpin>;
 
@@ -31,7 +30,7 @@ pub(crate) enum TransmitError {
 pub(crate) struct Transmitter {
     writer: Option<BoxWriter>,
     sealer: Sealer,
-    pool: Arc<SlabPool>,
+    pool: Borrower,
     /// Sealed bytes; the first `sent` of them are written.
     out: BytesMut,
     sent: usize,
@@ -45,12 +44,7 @@ pub(crate) struct Transmitter {
 
 impl Transmitter {
     /// `unsent` is what the handshake left to send.
-    pub(crate) fn new(
-        writer: BoxWriter,
-        sealer: Sealer,
-        pool: Arc<SlabPool>,
-        unsent: BytesMut,
-    ) -> Self {
+    pub(crate) fn new(writer: BoxWriter, sealer: Sealer, pool: Borrower, unsent: BytesMut) -> Self {
         Self {
             writer: Some(writer),
             sealer,
@@ -136,7 +130,7 @@ impl Transmitter {
             self.out.clear();
             self.sent = 0;
         }
-        while self.out.len() + MAX_SEALED <= LARGE {
+        while self.out.is_empty() || self.out.len() + MAX_SEALED <= self.pool.size() {
             self.gather.clear();
             if !next(&mut self.gather) || self.gather.is_empty() {
                 self.gather.clear();
@@ -162,31 +156,26 @@ impl Transmitter {
         let mut larger = if waiting + needed <= 1024 {
             BytesMut::with_capacity(1024)
         } else {
-            self.pool.take()
+            self.pool.take(waiting + needed, 0)
         };
         larger.extend_from_slice(&self.out[self.sent..]);
         self.copied += waiting as u64;
-        let old = std::mem::replace(&mut self.out, larger);
+        self.out = larger;
         self.sent = 0;
-        self.give_back(old);
     }
 
     fn release_buffer(&mut self) {
         self.sent = 0;
         let out = std::mem::take(&mut self.out);
-        self.give_back(out);
+        if out.capacity() >= MAX_SEALED {
+            self.pool.give(out);
+        }
     }
 
     /// A record of tiny frames has thousands of parts; a connection that has gone idle does not keep the room.
     fn release_gather(&mut self) {
         if self.gather.capacity() > GATHER_KEPT {
             self.gather.release();
-        }
-    }
-
-    fn give_back(&self, buf: BytesMut) {
-        if buf.capacity() >= LARGE {
-            self.pool.give(buf);
         }
     }
 
@@ -216,9 +205,10 @@ impl Transmitter {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use barewire_base::Keypair;
+    use barewire_base::{Budget, Keypair};
     use barewire_security::noise;
     use bytes::Bytes;
+    use std::sync::Arc;
 
     fn sealer() -> Sealer {
         let mut rng = rand::rng();
@@ -241,7 +231,12 @@ mod tests {
     #[test]
     fn a_record_of_tiny_frames_leaves_no_list_behind() {
         let writer = Box::new(tokio::io::sink());
-        let mut transmitter = Transmitter::new(writer, sealer(), Arc::default(), BytesMut::new());
+        let mut transmitter = Transmitter::new(
+            writer,
+            sealer(),
+            Borrower::new(Arc::default(), Budget::unlimited()),
+            BytesMut::new(),
+        );
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         for (parts, least, most) in [(100, 100, GATHER_KEPT), (10_000, 0, GATHER_KEPT)] {
             let mut left = parts;

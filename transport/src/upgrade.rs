@@ -26,7 +26,7 @@ use crate::{
     lease::Leases,
     pnet,
     secure::{Handshake, Security},
-    slab::ReadSlab,
+    slab::{Borrower, ReadSlab},
     transmit::{BoxWriter, Transmitter},
     transports::RawConnection,
     ws::Copied,
@@ -429,7 +429,7 @@ fn spawn(
         MuxerKind::Yamux => Box::new(yamux::Session::new(
             info.role,
             config.yamux,
-            budget,
+            budget.clone(),
             info.established,
         )),
         #[cfg(feature = "yamux-crate")]
@@ -443,7 +443,8 @@ fn spawn(
         info,
         ended: Notify::new(),
     });
-    let slab = ReadSlab::new(config.slabs.clone(), wire.input);
+    let borrower = || Borrower::new(config.slabs.clone(), budget.clone());
+    let slab = ReadSlab::new(borrower(), wire.input);
     let limits = Limits {
         write_stall: config.write_stall_timeout,
         empty_records_per_second: config.max_empty_records_per_second,
@@ -454,7 +455,7 @@ fn spawn(
         // The task's first turn ends the connection with it.
         shared.state.lock().closed.get_or_insert(reason);
     }
-    let transmitter = Transmitter::new(wire.writer, sealer, config.slabs.clone(), wire.output);
+    let transmitter = Transmitter::new(wire.writer, sealer, borrower(), wire.output);
     let driver = Driver::new(
         shared.clone(),
         wire.reader,

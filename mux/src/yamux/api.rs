@@ -210,6 +210,10 @@ impl StreamMuxer for Session {
         }
     }
 
+    fn held(&self) -> usize {
+        self.memory.buffered + self.memory.queued
+    }
+
     fn bytes_copied(&self) -> u64 {
         self.copied
     }

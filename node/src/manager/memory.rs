@@ -16,12 +16,14 @@ const ENOUGH: u64 = 75;
 const CLOSE: u64 = 60;
 /// Closing connections helps if those that may be closed hold this share of the limit.
 const WORTHWHILE: u64 = 5;
+/// From this share on connections are closed without waiting.
+const CRITICAL: u64 = 90;
 /// How long refusing newcomers may take to help before connections are closed.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long an allocator may take to give back what was freed.
 const RELIEF: Duration = Duration::from_secs(10);
 /// Time between requests to give freed memory back.
-const RECLAIM: Duration = Duration::from_secs(1);
+const RECLAIM: Duration = Duration::from_millis(200);
 /// Time between looks.
 const CALM: Duration = Duration::from_millis(500);
 const ALERT: Duration = Duration::from_millis(100);
@@ -99,7 +101,8 @@ impl MemoryWatch {
             .freed
             .iter()
             .fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
-        let patient = self.short_since.is_none_or(|since| now < since + PATIENCE);
+        let patient =
+            used < share(CRITICAL) && self.short_since.is_none_or(|since| now < since + PATIENCE);
         let held = used.saturating_sub(freed);
         Step {
             short: helps,
@@ -173,7 +176,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut watch = MemoryWatch::default();
-        observe(&mut watch, at(0), 900, 1_000);
+        assert_eq!(observe(&mut watch, at(0), 890, 1_000).free, 0);
         assert_eq!(observe(&mut watch, at(500), 900, 1_000).free, 150);
         watch.freed(at(500), 100);
         watch.freed(at(500), 50);
@@ -192,9 +195,9 @@ mod tests {
         let others = watch.observe(at(0), 900, 1_000, || 49);
         assert_eq!((others.short, others.free), (false, 0));
         assert!(others.helpless && others.reclaim);
-        let still = watch.observe(at(600), 900, 1_000, || 49);
+        let still = watch.observe(at(100), 900, 1_000, || 49);
         assert!(!still.helpless && !still.reclaim, "it is told once");
-        assert!(watch.observe(at(1_000), 900, 1_000, || 49).reclaim);
+        assert!(watch.observe(at(200), 900, 1_000, || 49).reclaim);
         // Now they do hold some.
         let ours = watch.observe(at(1_100), 900, 1_000, || 50);
         assert_eq!((ours.short, ours.free), (true, 150));

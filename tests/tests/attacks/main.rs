@@ -21,4 +21,3 @@ mod slow;
 mod victim;
 
 use barewire_tests::{full, within};
-

@@ -22,7 +22,6 @@ use tokio::process::Command;
 /// What a busy machine may take for anything that should be done at once.
 const SOON: Duration = Duration::from_secs(20);
 
-
 fn barewire() -> PathBuf {
     peers::barewire().expect("barewire builds")
 }
