@@ -87,6 +87,10 @@ impl Default for QuicConfig {
     }
 }
 
+/// Streams a remote may have open at first; more are allowed as it opens them. quinn keeps an entry for each that may
+/// come: 17 KiB a connection for 256.
+pub(super) const FIRST_STREAMS: u32 = 32;
+
 impl QuicConfig {
     pub(super) fn endpoint(&self) -> EndpointConfig {
         let mut endpoint = EndpointConfig::default();
@@ -104,7 +108,7 @@ impl QuicConfig {
         transport
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .keep_alive_interval(Some(self.keep_alive))
-            .max_concurrent_bidi_streams(self.max_incoming_streams.into())
+            .max_concurrent_bidi_streams(self.max_incoming_streams.min(FIRST_STREAMS).into())
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .receive_window(window.into())

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,10 @@ use quinn::{ConnectionError, VarInt};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::stream::{QuicStream, Watched};
+use super::{
+    config::FIRST_STREAMS,
+    stream::{QuicStream, Watched},
+};
 use crate::{
     close::{CloseReason, LocalReason},
     connection::{ConnectionInfo, ConnectionStats},
@@ -41,6 +44,9 @@ pub(crate) struct Shared {
     /// Tasks of streams; each ends with its stream or with the connection.
     tasks: TaskTracker,
     inbound: AtomicUsize,
+    /// How many of those the remote may have open, and the most that may become.
+    allowed: AtomicU32,
+    most_allowed: u32,
     outbound: AtomicUsize,
     /// Bytes written that quinn has not taken.
     pub(super) queued: AtomicUsize,
@@ -79,6 +85,7 @@ impl Handle {
         connection: quinn::Connection,
         info: ConnectionInfo,
         window: Option<Reservation>,
+        max_incoming_streams: u32,
     ) -> Self {
         Self(Arc::new(Shared {
             connection,
@@ -88,6 +95,8 @@ impl Handle {
             sent_before_goodbye: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             inbound: AtomicUsize::new(0),
+            allowed: AtomicU32::new(FIRST_STREAMS.min(max_incoming_streams)),
+            most_allowed: max_incoming_streams,
             outbound: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             flushing: AtomicUsize::new(0),
@@ -111,7 +120,9 @@ impl Handle {
     /// The next stream of the remote, `None` when the connection has ended.
     pub(crate) async fn accept(self: &Arc<Self>) -> Option<QuicStream> {
         let halves = self.0.connection.accept_bi().await.ok()?;
-        Some(QuicStream::new(Arc::clone(self), halves, false))
+        let stream = QuicStream::new(Arc::clone(self), halves, false);
+        self.0.allow_more();
+        Some(stream)
     }
 }
 
@@ -121,6 +132,18 @@ impl Shared {
             &self.outbound
         } else {
             &self.inbound
+        }
+    }
+
+    /// Doubles the streams that the remote may have open once it has half of them, so that it need not wait for more.
+    fn allow_more(&self) {
+        let allowed = self.allowed.load(Ordering::Relaxed);
+        if allowed < self.most_allowed
+            && self.inbound.load(Ordering::Relaxed) >= allowed as usize / 2
+        {
+            let more = allowed.saturating_mul(2).min(self.most_allowed);
+            self.allowed.store(more, Ordering::Relaxed);
+            self.connection.set_max_concurrent_bi_streams(more.into());
         }
     }
 

@@ -192,13 +192,7 @@ impl Sockets {
         {
             local.set_ip(ip);
         }
-        Ok(ready(
-            &self.upgrade,
-            connection,
-            Role::Client,
-            local,
-            window,
-        )?)
+        Ok(ready(self, connection, Role::Client, local, window)?)
     }
 
     /// When the next step of a handshake has to be done.
@@ -348,7 +342,7 @@ impl QuicIncoming {
         let end = Instant::now() + self.sockets.upgrade.total_timeout;
         let connected = timeout_at(self.sockets.step(end), connecting).await;
         ready(
-            &self.sockets.upgrade,
+            &self.sockets,
             finished(connected, &verdict)?,
             Role::Server,
             self.local,
@@ -372,12 +366,13 @@ fn finished(
 
 /// A connection whose handshake is done.
 fn ready(
-    upgrade: &UpgradeConfig,
+    sockets: &Sockets,
     connection: quinn::Connection,
     role: Role,
     local: SocketAddr,
     window: Option<Reservation>,
 ) -> Result<(Connection, InboundStreams), UpgradeError> {
+    let upgrade = &sockets.upgrade;
     let identity = connection.peer_identity();
     let certificates = identity
         .as_ref()
@@ -400,7 +395,8 @@ fn ready(
     };
     // The window is charged already; the peer's own budget counts what its streams keep.
     let admitted = upgrade.admit(info.peer_id, role, &info.remote_addr);
-    let handle = Handle::new(connection, info, window);
+    let streams = sockets.config.max_incoming_streams;
+    let handle = Handle::new(connection, info, window, streams);
     if let Err(reason) = admitted {
         handle.0.close(reason.clone());
         return Err(UpgradeError::Refused(reason));
