@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// A received slice shorter than this is copied out if it is not read before input comes at a later time, so that a
 /// slow reader does not pin a whole slab for it. Longer ones stay slices.
-pub(crate) const SMALL: usize = 16 << 10;
+pub(crate) const SMALL: usize = 8 << 10;
 
 /// Bytes received in order.
 #[derive(Debug, Default)]

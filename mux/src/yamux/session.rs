@@ -26,7 +26,7 @@ const SEND_BUFFER_UNDER_PRESSURE: usize = 64 << 10;
 /// A yamux session: frames in, frames out, streams in between.
 ///
 /// - Received payload is handed out as slices of the input, also while its frame is not complete. What is not read when
-///   the next input comes and is shorter than 16 KiB is copied out, so that it pins no slab.
+///   the next input comes and is shorter than 8 KiB is copied out, so that it pins no slab.
 /// - Credit is given for bytes that were read, in steps of at least half a window. Windows start at 256 KiB and follow
 ///   three times the measured bandwidth-delay product, at most doubling per round trip.
 /// - Frames of control go first; then each ready stream sends one frame of up to 65,507 bytes in turn.

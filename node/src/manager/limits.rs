@@ -35,8 +35,9 @@ pub struct Limits {
     /// control group, new connections are refused; if that does not help, those that hold most are
     /// closed. Default: none; [`derive`](Self::derive) with a given memory sets it to that.
     pub max_resident: Option<u64>,
-    /// Bytes all connections together may buffer. Default: three eighths of [`memory`](Self::memory), because what is
+    /// Bytes all connections together may buffer. Default: a quarter of [`memory`](Self::memory), because what is
     /// buffered takes up to twice its length: it lies in pieces, and the allocator keeps for a while what was freed.
+    /// So full buffers alone are no reason to refuse anybody.
     pub buffers: usize,
     /// Bytes all connections of one peer may buffer. Default: a quarter of
     /// [`buffers`](Self::buffers), at most 256 MiB.
@@ -115,7 +116,7 @@ impl Limits {
         let memory = memory
             .unwrap_or_else(|| default_memory(machine))
             .max(LEAST_MEMORY);
-        let buffers = memory / 8 * 3;
+        let buffers = memory / 4;
         let usable = usable_descriptors(machine);
         let pending = usable.map_or(64, |usable| 64.min(usable / 4)).max(1);
         let paid = (memory / 4 / CONNECTION_COST).clamp(8, MAX_CONNECTIONS);
@@ -229,7 +230,7 @@ impl Limits {
             "buffers",
             limits.buffers as u64,
             "bytes",
-            "three eighths of the memory",
+            "a quarter of the memory",
         );
         add(
             "buffers_per_peer",
@@ -378,8 +379,8 @@ mod tests {
             (32, 8, 24)
         );
         let small = Limits::derive(&machine(32 << 30, 1 << 20), Some(128 << 20));
-        assert_eq!((small.buffers, small.max_connections), (48 << 20, 1_310));
-        assert_eq!(small.buffers_per_peer, 12 << 20);
+        assert_eq!((small.buffers, small.max_connections), (32 << 20, 1_310));
+        assert_eq!(small.buffers_per_peer, 8 << 20);
     }
 
     #[test]
