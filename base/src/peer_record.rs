@@ -6,8 +6,7 @@ use crate::{
     Fault, Keypair, Multiaddr, PeerId,
     envelope::{EnvelopeError, SignedEnvelope},
     identity::PeerIdError,
-    multiaddr,
-    proto::{self, ScanError, ScanLimits},
+    proto::{self, Fields, ScanError, ScanLimits, Value},
 };
 
 /// What go- and js-libp2p sign under, and what is signed here.
@@ -80,14 +79,15 @@ pub struct PeerRecord {
     pub addrs: Vec<Multiaddr>,
 }
 
-/// The record on the wire. All fields are written even when they are zero or empty.
+/// The record as it is written: all fields, even when they are zero or empty. Reading takes slices, so that many small
+/// fields cost no allocation each.
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Wire {
     #[prost(bytes = "vec", optional, tag = "1")]
     peer_id: Option<Vec<u8>>,
     #[prost(uint64, optional, tag = "2")]
     seq: Option<u64>,
-    /// Messages with the address as field 1, read on their own after a scan.
+    /// Messages with the address as field 1.
     #[prost(bytes = "vec", repeated, tag = "3")]
     addresses: Vec<Vec<u8>>,
 }
@@ -175,21 +175,37 @@ impl PeerRecord {
 
     fn decode(payload: &[u8]) -> Result<Self, PeerRecordError> {
         proto::scan(payload, &SCAN_LIMITS)?;
-        let wire = Wire::decode(payload).map_err(|_| PeerRecordError::Malformed)?;
-        let mut addresses = Vec::with_capacity(wire.addresses.len());
-        for entry in &wire.addresses {
-            proto::scan(entry, &ADDRESS_SCAN_LIMITS)?;
-            let address =
-                WireAddress::decode(&entry[..]).map_err(|_| PeerRecordError::Malformed)?;
-            addresses.push(address.multiaddr);
+        let (mut peer_id, mut seq, mut addrs) = (&[][..], 0, Vec::new());
+        let mut fields = Fields::new(payload);
+        while let Some(field) = fields.next_field()? {
+            match (field.number, field.value) {
+                (1, Value::Bytes(id)) => peer_id = id,
+                (2, Value::Varint(number)) => seq = number,
+                (3, Value::Bytes(entry)) => addrs.extend(Multiaddr::from_bytes(address(entry)?)),
+                (1..=3, _) => return Err(PeerRecordError::Malformed),
+                _ => {}
+            }
         }
-        let (addrs, _skipped) = multiaddr::parse_list(addresses.iter().map(Vec::as_slice));
         Ok(Self {
-            peer_id: PeerId::from_bytes(&wire.peer_id.unwrap_or_default())?,
-            seq: wire.seq.unwrap_or_default(),
+            peer_id: PeerId::from_bytes(peer_id)?,
+            seq,
             addrs,
         })
     }
+}
+
+/// The address of an entry; empty if there is none.
+fn address(entry: &[u8]) -> Result<&[u8], PeerRecordError> {
+    proto::scan(entry, &ADDRESS_SCAN_LIMITS)?;
+    let (mut address, mut fields) = (&[][..], Fields::new(entry));
+    while let Some(field) = fields.next_field()? {
+        match (field.number, field.value) {
+            (1, Value::Bytes(bytes)) => address = bytes,
+            (1, _) => return Err(PeerRecordError::Malformed),
+            _ => {}
+        }
+    }
+    Ok(address)
 }
 
 #[cfg(test)]

@@ -95,35 +95,47 @@ pub fn scan(message: &[u8], limits: &ScanLimits) -> Result<(), ScanError> {
 
 /// One field as it lies on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Field<'a> {
-    pub(crate) number: u32,
-    pub(crate) value: Value<'a>,
+pub struct Field<'a> {
+    /// From 1 up to 2²⁹ − 1.
+    pub number: u32,
+    /// What it holds.
+    pub value: Value<'a>,
 }
 
 /// A field's value by wire type. Fixed-width values are read by no message decoded by hand, so
 /// they are only stepped over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Value<'a> {
+pub enum Value<'a> {
+    /// Wire type 0.
     Varint(u64),
+    /// Wire type 1 or 5.
     Fixed,
+    /// Wire type 2.
     Bytes(&'a [u8]),
+    /// Wire type 3. The fields of the group follow.
     StartGroup,
+    /// Wire type 4.
     EndGroup,
 }
 
 /// Reads the fields of a message one after another.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fields<'a> {
+pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) const fn new(message: &'a [u8]) -> Self {
+    /// Begins at the first field of a message.
+    #[must_use]
+    pub const fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
-    /// The next field, or `None` at the end of the message.
-    pub(crate) fn next_field(&mut self) -> Result<Option<Field<'a>>, ScanError> {
+    /// The next field, or `None` at the end of the message. Groups are not balanced here.
+    ///
+    /// # Errors
+    /// [`ScanError`] at the first violation; what comes after it is undefined.
+    pub fn next_field(&mut self) -> Result<Option<Field<'a>>, ScanError> {
         if self.rest.is_empty() {
             return Ok(None);
         }

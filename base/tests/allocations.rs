@@ -11,6 +11,7 @@ use std::{
 
 use barewire_base::{
     Budget, Keypair, Multiaddr, PeerId, TransmitBuf,
+    envelope::SignedEnvelope,
     framing::LengthPrefixedDecoder,
     multistream::{Dialer, Listener, optimistic_proposal},
     peer_record::PeerRecord,
@@ -240,17 +241,65 @@ fn hostile_input() {
             times[2]
         );
     }
+    records();
+}
+
+/// Row 6: what envelopes and records decode to, temporaries included, beside what came.
+fn records() {
     let pair = Keypair::from_seed(&[7; 32]);
     let address: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
-    let record = PeerRecord {
+    let honest = PeerRecord {
         peer_id: pair.peer_id(),
         seq: 1,
         addrs: vec![address; 200],
     };
-    let envelope = record.sign(&pair).unwrap();
-    let (_, bytes) = count(|| PeerRecord::from_envelope(&envelope).unwrap());
-    println!(
-        "attack row 6: a record of 200 addresses, {} bytes: {bytes} allocated",
-        envelope.len()
-    );
+    let seal = |payload: Vec<u8>| {
+        let sealed = SignedEnvelope::seal(&pair, "libp2p-peer-record", &[3, 1], payload);
+        sealed.unwrap().encode()
+    };
+    let id = [&[0x0a, 38], pair.peer_id().as_bytes(), &[0x10, 1]].concat();
+    let with = |entry: &[u8], count| [&id[..], &entry.repeat(count)].concat();
+    // /ws, the shortest address; and one of 996 bytes.
+    let long = [b"\x1a\xe7\x07\x0a\xe4\x07\x35\xe1\x07", &[b'a'; 993][..]].concat();
+    let long = &long[..1002];
+    for (name, envelope) in [
+        ("200 addresses", honest.sign(&pair).unwrap()),
+        (
+            "254 addresses of two bytes",
+            seal(with(b"\x1a\x04\x0a\x02\xdd\x03", 254)),
+        ),
+        ("254 empty entries", seal(with(b"\x1a\x00", 254))),
+        ("60 long addresses", seal(with(long, 60))),
+        ("254 unknown fields", seal(with(b"\x50\x01", 254))),
+        ("no address", seal(id.clone())),
+    ] {
+        within_four_times(name, envelope.len(), || {
+            PeerRecord::from_envelope(&envelope).unwrap()
+        });
+    }
+    // One field over and over: the last counts.
+    let key = pair.public().to_protobuf();
+    let key = [&[0x0a, key.len() as u8], &key[..]].concat();
+    for (name, field) in [("types", 0x12), ("payloads", 0x1a), ("signatures", 0x2a)] {
+        let mut again = vec![field, 0xd0, 0x1f];
+        again.resize(3 + 4_048, 7);
+        let envelope = [&key[..], &again.repeat(15)].concat();
+        within_four_times(&format!("15 {name}"), envelope.len(), || {
+            SignedEnvelope::decode(&envelope).unwrap()
+        });
+    }
+}
+
+/// What little bytes may decode to: all the addresses of a record at their shortest.
+const LITTLE: usize = 16 * 1024;
+
+fn within_four_times<T>(name: &str, wire: usize, decode: impl Fn() -> T) {
+    // Whatever is made once is there.
+    drop(decode());
+    let region = Region::new(ALLOCATOR);
+    let decoded = decode();
+    let bytes = region.change().bytes_allocated;
+    drop(decoded);
+    println!("attack row 6: {name}, {wire} bytes: {bytes} allocated");
+    assert!(bytes <= 4 * wire + LITTLE, "{name}: {bytes}");
 }

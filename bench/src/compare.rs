@@ -1,5 +1,6 @@
 //! The interleaved rounds.
 
+mod bulk;
 mod held;
 mod paths;
 mod quic;
@@ -84,14 +85,14 @@ impl Over {
     }
 
     /// litep2p has no TLS over TCP.
-    fn spoken_by(self, stack: Stack) -> bool {
+    pub(crate) fn spoken_by(self, stack: Stack) -> bool {
         self != Self::Tls || stack != Stack::Litep2p
     }
 
     /// Whether something of the group has a target here.
     fn has(self, group: Group) -> bool {
         match group {
-            Group::Memory | Group::Limits | Group::Many => self == Self::Tcp,
+            Group::Memory | Group::Limits | Group::Many | Group::Bulk => self == Self::Tcp,
             Group::Rtt60 => matches!(self, Self::Tcp | Self::Quic),
             Group::FirstByte => self != Self::Ws,
             _ => true,
@@ -111,11 +112,13 @@ impl Over {
 
 /// Measurements that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Group {
+pub(crate) enum Group {
     /// Throughput and processor time of one stream, beside what carries it.
     Perf,
     /// Round trips.
     Ping,
+    /// Round trips on a connection that downloads at full speed.
+    Bulk,
     /// Fresh connections.
     Handshakes,
     /// Short echo streams.
@@ -137,12 +140,15 @@ enum Group {
 }
 
 /// Runs all rounds and prints the result; progress goes to stderr.
+///
+/// # Errors
+/// A target could not be judged because a side of it was not measured. One that is missed is no error.
 pub fn run(options: &Options) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let programs = Program::build_all();
+    let (programs, left_out) = Program::build_all();
     let load = load();
     if load > QUIET {
         eprintln!(
@@ -154,21 +160,33 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .copied()
         .filter(|group| options.only.is_empty() || options.only.contains(group))
         .collect();
+    let mut unjudged = 0;
     for over in &options.over {
+        let groups: Vec<_> = groups
+            .iter()
+            .copied()
+            .filter(|group| over.has(*group))
+            .collect();
         let programs = programs.iter();
         let mut bench = Bench {
             programs: programs
                 .filter(|program| over.spoken_by(program.stack))
                 .cloned()
                 .collect(),
-            samples: Samples::over(*over),
+            samples: Samples::new(*over, groups.clone()),
             over: *over,
             round: 0,
             rounds: options.rounds,
         };
+        for (stack, cause) in &left_out {
+            if over.spoken_by(*stack) {
+                bench.samples.gap(format!("{stack} is left out: {cause}"));
+            }
+        }
         for round in 0..options.rounds {
             bench.round = round;
-            for group in groups.iter().filter(|group| over.has(**group)) {
+            bench.samples.next_round();
+            for group in &groups {
                 eprintln!(
                     "{over}, round {} of {}: {group:?}",
                     round + 1,
@@ -188,6 +206,11 @@ pub fn run(options: &Options) -> Result<(), Failure> {
                 bench.samples.render()
             );
         }
+        let rows = bench.samples.rows();
+        unjudged += rows.iter().filter(|row| row.value.is_none()).count();
+    }
+    if unjudged > 0 {
+        return Err(format!("{unjudged} targets lack a side that was not measured").into());
     }
     Ok(())
 }
@@ -206,6 +229,7 @@ impl Bench {
             let measured = match group {
                 Group::Perf => self.perf(&program).await,
                 Group::Ping => self.ping(&program).await,
+                Group::Bulk => self.bulk(&program).await,
                 Group::Handshakes => self.handshakes(&program).await,
                 Group::Streams => self.streams(&program).await,
                 Group::Connections => self.connections(&program).await,
@@ -216,7 +240,7 @@ impl Bench {
                 Group::Many => self.many(&program).await,
                 Group::Limits => Ok(()),
             };
-            report(&format!("{group:?} of {}", program.stack), measured);
+            self.report(&format!("{group:?} of {}", program.stack), measured);
         }
         let beside = match group {
             Group::Perf if self.over == Over::Quic => self.perf_beside_quinn().await,
@@ -228,7 +252,15 @@ impl Bench {
             Group::Limits => self.limits().await,
             _ => Ok(()),
         };
-        report(&format!("{group:?} of the limits"), beside);
+        self.report(&format!("{group:?} of the limits"), beside);
+    }
+
+    /// A failed measurement leaves a gap in the table, not an end to the run.
+    fn report(&mut self, what: &str, outcome: Result<(), Failure>) {
+        if let Err(cause) = outcome {
+            let round = self.round + 1;
+            self.samples.gap(format!("{what}, round {round}: {cause}"));
+        }
     }
 
     /// What every dialling command of a program is told.
@@ -460,13 +492,6 @@ fn own(args: &[&str], processor: Option<usize>) -> Result<Command, Failure> {
     let mut command = pinned(Path::new(&std::env::current_exe()?), processor);
     command.args(args);
     Ok(command)
-}
-
-/// A failed measurement leaves a gap in the table, not an end to the run.
-fn report(what: &str, outcome: Result<(), Failure>) {
-    if let Err(cause) = outcome {
-        eprintln!("{what} failed: {cause}");
-    }
 }
 
 /// Load average of the last minute.

@@ -20,6 +20,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run barewire, go-libp2p, rust-libp2p, litep2p and the machine's limits side by side, and print the ratio table.
+    ///
+    /// Fails when a side of a target was not measured; a target that is missed is marked and no failure.
     Compare(compare::Options),
     /// Relay TCP connections or UDP datagrams, all late; prints its address as JSON and ends with stdin.
     Relay {

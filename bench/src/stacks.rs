@@ -69,17 +69,17 @@ impl Program {
         &self.path
     }
 
-    /// Builds what is not in the cache. Stacks that cannot be built are left out, with the reason on stderr.
+    /// Builds what is not in the cache. Of stacks that cannot be built the reason is returned.
     #[must_use]
-    pub fn build_all() -> Vec<Self> {
-        let mut programs = Vec::new();
+    pub fn build_all() -> (Vec<Self>, Vec<(Stack, Unavailable)>) {
+        let (mut programs, mut left_out) = (Vec::new(), Vec::new());
         for stack in Stack::ALL {
             match stack.build() {
                 Ok(path) => programs.push(Self { stack, path }),
-                Err(cause) => eprintln!("{stack} is left out: {cause}"),
+                Err(cause) => left_out.push((stack, cause)),
             }
         }
-        programs
+        (programs, left_out)
     }
 
     /// A command of this program, pinned to one processor if asked.

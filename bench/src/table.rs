@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::{compare::Over, stacks::Stack};
+use crate::{
+    compare::{Group, Over},
+    stacks::Stack,
+};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +20,12 @@ pub enum Metric {
     CpuPerGib,
     /// Median round trip in µs, each end pinned to a processor.
     Ping,
+    /// Median round trip in µs on a connection that downloads at full speed.
+    BulkPing50,
+    /// The round trip that one in a hundred exceeds.
+    BulkPing99,
+    /// MiB/s of the download meanwhile.
+    BulkDown,
     /// Fresh connections per second, one after another.
     HandshakesSerial,
     /// Fresh connections per second, 16 at a time.
@@ -52,11 +61,14 @@ pub enum Metric {
 }
 
 impl Metric {
-    const ALL: [(Self, &'static str); 20] = [
+    const ALL: [(Self, &'static str); 23] = [
         (Self::PerfUp, "perf up, MiB/s"),
         (Self::PerfDown, "perf down, MiB/s"),
         (Self::CpuPerGib, "CPU s per GiB, both ends"),
         (Self::Ping, "ping p50, µs, pinned"),
+        (Self::BulkPing50, "ping p50 beside a download, µs"),
+        (Self::BulkPing99, "ping p99 beside a download, µs"),
+        (Self::BulkDown, "that download, MiB/s"),
         (Self::HandshakesSerial, "handshakes per s, serial"),
         (Self::Handshakes16, "handshakes per s, 16 at a time"),
         (Self::Streams16, "100 B echo streams per s, 16 at a time"),
@@ -74,79 +86,151 @@ impl Metric {
         (Self::Muxer, "yamux over plain TCP, MiB/s"),
         (Self::Cipher, "ChaCha20-Poly1305, one core, MiB/s"),
     ];
+
+    /// The group that measures it.
+    pub(crate) const fn group(self) -> Group {
+        match self {
+            Self::PerfUp
+            | Self::PerfDown
+            | Self::CpuPerGib
+            | Self::PerfPaired
+            | Self::PairRatio => Group::Perf,
+            Self::Ping => Group::Ping,
+            Self::BulkPing50 | Self::BulkPing99 | Self::BulkDown => Group::Bulk,
+            Self::HandshakesSerial | Self::Handshakes16 => Group::Handshakes,
+            Self::Streams16 => Group::Streams,
+            Self::HeldKib => Group::Connections,
+            Self::PeakMib => Group::Memory,
+            Self::Rtt60 | Self::Rtt60Loss | Self::Relay0 => Group::Rtt60,
+            Self::FirstByte => Group::FirstByte,
+            Self::IdlePercent => Group::Idle,
+            Self::ManyMib | Self::OneMoreTold => Group::Many,
+            Self::Muxer | Self::Cipher => Group::Limits,
+        }
+    }
 }
 
-/// All samples, by metric and by who gave them.
-#[derive(Debug, Default)]
-pub struct Samples(BTreeMap<(Metric, String), Vec<f64>>, pub(crate) Over);
+/// All samples of one transport, by metric and by who gave them, each with its round.
+#[derive(Debug)]
+pub struct Samples {
+    /// The transport.
+    pub over: Over,
+    /// What is measured.
+    groups: Vec<Group>,
+    values: BTreeMap<(Metric, String), Vec<(usize, f64)>>,
+    /// Rounds begun.
+    rounds: usize,
+    /// Why something is missing.
+    gaps: Vec<String>,
+}
 
 impl Samples {
     /// None yet, of connections over the named transport.
     #[must_use]
-    pub fn over(over: Over) -> Self {
-        Self(BTreeMap::new(), over)
+    pub(crate) fn new(over: Over, groups: Vec<Group>) -> Self {
+        Self {
+            over,
+            groups,
+            values: BTreeMap::new(),
+            rounds: 0,
+            gaps: Vec::new(),
+        }
+    }
+
+    /// What is added from now on is of another round.
+    pub(crate) fn next_round(&mut self) {
+        self.rounds += 1;
     }
 
     /// Adds one.
     pub fn add(&mut self, metric: Metric, who: impl ToString, value: f64) {
-        self.0
+        self.values
             .entry((metric, who.to_string()))
             .or_default()
-            .push(value);
+            .push((self.rounds, value));
     }
 
-    /// The median, if there is any sample.
-    #[must_use]
-    pub fn median(&self, metric: Metric, who: impl ToString) -> Option<f64> {
-        self.0
-            .get(&(metric, who.to_string()))
-            .and_then(|values| median(values))
+    /// Notes why something is missing.
+    pub(crate) fn gap(&mut self, why: String) {
+        eprintln!("{why}");
+        self.gaps.push(why);
     }
 
-    /// Medians of the stacks barewire is compared with.
-    pub(crate) fn peers(&self, metric: Metric) -> impl Iterator<Item = f64> {
+    /// The median of all rounds or of one, if there is any sample.
+    pub(crate) fn median(
+        &self,
+        round: Option<usize>,
+        metric: Metric,
+        who: impl ToString,
+    ) -> Option<f64> {
+        let values = self.values.get(&(metric, who.to_string()))?;
+        let of_round = values
+            .iter()
+            .filter(|(of, _)| round.is_none_or(|round| round == *of));
+        median(&of_round.map(|(_, value)| *value).collect::<Vec<_>>())
+    }
+
+    /// Rounds begun; the first is 1.
+    pub(crate) const fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    pub(crate) fn measures(&self, group: Group) -> bool {
+        self.groups.contains(&group)
+    }
+
+    /// The stacks barewire is compared with.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = Stack> {
+        let over = self.over;
         Stack::PEERS
             .into_iter()
-            .filter_map(move |peer| self.median(metric, peer))
+            .filter(move |peer| over.spoken_by(*peer))
     }
 
-    /// Medians with their range, then the targets, as text.
+    /// Medians with their range, then the targets with theirs, then what is missing, as text.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = format!(
             "Over {}: medians (lowest – highest of all rounds)\n",
-            self.1
+            self.over
         );
         for (metric, name) in Metric::ALL {
-            let all = self.0.iter().filter(|((of, _), _)| *of == metric);
+            let all = self.values.iter().filter(|((of, _), _)| *of == metric);
             for ((_, who), values) in all {
-                let (Some(middle), Some(low), Some(high)) = (
-                    median(values),
-                    values.iter().copied().reduce(f64::min),
-                    values.iter().copied().reduce(f64::max),
-                ) else {
+                let values: Vec<_> = values.iter().map(|(_, value)| *value).collect();
+                let (Some(middle), Some(range)) = (median(&values), range(&values)) else {
                     continue;
                 };
-                let range = format!("({} – {})", figure(low), figure(high));
                 text += &format!(
-                    "  {name:<40} {who:<22} {:>10}  {range}, n = {}\n",
+                    "  {name:<40} {who:<22} {:>10}  {}, n = {}\n",
                     figure(middle),
+                    spread(Some(range)),
                     values.len()
                 );
             }
         }
         text += &format!(
-            "\n{:<52} {:>9} {:>9}  {}\n",
-            "Target", "wanted", "reached", ""
+            "\n{:<52} {:>9} {:>9}  {:<20}\n",
+            "Target", "wanted", "reached", "(lowest – highest)"
         );
         for row in self.rows() {
-            let verdict = if row.met() { "reached" } else { "MISSED" };
+            let (value, verdict) = match row.value {
+                None => ("–".to_owned(), format!("NO {}", row.missing.join(", NO "))),
+                Some(value) if row.met() => (figure(value), "reached".to_owned()),
+                Some(value) => (figure(value), "MISSED".to_owned()),
+            };
             text += &format!(
-                "{:<52} {:>9} {:>9}  {verdict}\n",
+                "{:<52} {:>9} {value:>9}  {:<20} {verdict}\n",
                 row.what,
                 row.bound.to_string(),
-                figure(row.value)
+                spread(row.range),
             );
+        }
+        if !self.gaps.is_empty() {
+            text += "\nNot measured:\n";
+            for gap in &self.gaps {
+                text += &format!("  {gap}\n");
+            }
         }
         text
     }
@@ -157,17 +241,34 @@ impl Samples {
         let samples: Vec<_> = Metric::ALL
             .iter()
             .flat_map(|(metric, name)| {
-                self.0.iter().filter(move |((of, _), _)| of == metric).map(move |((_, who), values)| {
-                    json!({ "metric": name, "who": who, "median": median(values), "samples": values })
+                let of_metric = self.values.iter().filter(move |((of, _), _)| of == metric);
+                of_metric.map(move |((_, who), values)| {
+                    let values: Vec<_> = values.iter().map(|(_, value)| *value).collect();
+                    json!({ "metric": name, "who": who, "median": median(&values), "samples": values })
                 })
             })
             .collect();
         let rows: Vec<_> = self
             .rows()
             .iter()
-            .map(|row| json!({ "target": row.what, "wanted": row.bound.to_string(), "reached": row.value, "met": row.met() }))
+            .map(|row| {
+                json!({
+                    "target": row.what,
+                    "wanted": row.bound.to_string(),
+                    "reached": row.value,
+                    "range": row.range,
+                    "met": row.met(),
+                    "missing": row.missing,
+                })
+            })
             .collect();
-        json!({ "event": "compare", "over": self.1.to_string(), "samples": samples, "targets": rows })
+        json!({
+            "event": "compare",
+            "over": self.over.to_string(),
+            "samples": samples,
+            "targets": rows,
+            "gaps": self.gaps,
+        })
     }
 }
 
@@ -208,6 +309,18 @@ fn median(values: &[f64]) -> Option<f64> {
             .zip(sorted.get(middle.wrapping_sub(1)))
             .map(|(a, b)| f64::midpoint(*a, *b))
     }
+}
+
+/// The lowest and the highest.
+pub(crate) fn range(values: &[f64]) -> Option<[f64; 2]> {
+    let values = || values.iter().copied();
+    Some([values().reduce(f64::min)?, values().reduce(f64::max)?])
+}
+
+fn spread(range: Option<[f64; 2]>) -> String {
+    range.map_or_else(String::new, |[low, high]| {
+        format!("({} – {})", figure(low), figure(high))
+    })
 }
 
 /// Three significant digits are more than the noise allows.

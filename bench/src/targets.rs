@@ -3,11 +3,11 @@
 use barewire_transport::quic::QuicConfig;
 
 use crate::{
-    compare::Over,
+    compare::{Group, Over},
     stacks::Stack,
     table::{
-        BARE_QUINN, FROM_GO, Metric as M, OWN_YAMUX, RAISED, RAW_TCP, RECORDS, Samples, TO_GO,
-        TOKIO_RUSTLS, YAMUX_CRATE,
+        BARE_QUINN, FROM_GO, Metric as M, OWN_YAMUX, RAISED, RAW_RELAYED, RAW_TCP, RECORDS,
+        Samples, TO_GO, TOKIO_RUSTLS, YAMUX_CRATE, range,
     },
 };
 
@@ -36,81 +36,155 @@ pub struct Row {
     pub what: String,
     /// What it must be.
     pub bound: Bound,
-    /// What it is.
-    pub value: f64,
+    /// What it is, of the medians; `None` if a side is missing.
+    pub value: Option<f64>,
+    /// What it was in the round where it was lowest, and in that where it was highest.
+    pub range: Option<[f64; 2]>,
+    /// The sides that gave no figure.
+    pub missing: Vec<String>,
+    groups: Vec<Group>,
 }
 
 impl Row {
-    fn value(what: &str, bound: Bound, value: Option<f64>) -> Option<Self> {
-        value.map(|value| Self {
+    fn value(what: &str, bound: Bound, side: Side) -> Self {
+        Self {
             what: what.to_owned(),
             bound,
-            value,
-        })
+            value: side.value,
+            range: None,
+            missing: side.missing,
+            groups: side.groups,
+        }
     }
 
-    fn ratio(what: &str, bound: Bound, own: Option<f64>, other: Option<f64>) -> Option<Self> {
-        Self::value(what, bound, own.zip(other).map(|(own, other)| own / other))
+    fn ratio(what: &str, bound: Bound, own: Side, other: Side) -> Self {
+        Self::value(what, bound, own.with(other, |own, other| own / other))
     }
 
     /// Whether the target is reached.
     #[must_use]
     pub fn met(&self) -> bool {
-        match self.bound {
-            Bound::AtLeast(bound) => self.value >= bound,
-            Bound::AtMost(bound) => self.value <= bound,
-        }
+        self.value.is_some_and(|value| match self.bound {
+            Bound::AtLeast(bound) => value >= bound,
+            Bound::AtMost(bound) => value <= bound,
+        })
+    }
+}
+
+/// A figure that a row needs.
+#[derive(Debug)]
+struct Side {
+    value: Option<f64>,
+    missing: Vec<String>,
+    groups: Vec<Group>,
+}
+
+impl Side {
+    /// Both are needed.
+    fn with(mut self, other: Self, join: fn(f64, f64) -> f64) -> Self {
+        self.value = self.value.zip(other.value).map(|(a, b)| join(a, b));
+        self.missing.extend(other.missing);
+        self.groups.extend(other.groups);
+        self
     }
 }
 
 impl Samples {
-    /// Every target of which both sides were measured.
+    /// Every target of what was measured, also those of which a side is missing.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
-        let rows = match self.1 {
+        let mut rows = self.view(None).rows();
+        let rounds: Vec<_> = (1..=self.rounds())
+            .map(|round| self.view(Some(round)).rows())
+            .collect();
+        for (at, row) in rows.iter_mut().enumerate() {
+            let of_rounds = rounds.iter().filter_map(|rows| rows.get(at)?.value);
+            row.range = range(&of_rounds.collect::<Vec<_>>());
+        }
+        rows.retain(|row| row.groups.iter().all(|group| self.measures(*group)));
+        rows
+    }
+
+    const fn view(&self, round: Option<usize>) -> View<'_> {
+        View {
+            samples: self,
+            round,
+        }
+    }
+}
+
+/// The samples of all rounds, or of one.
+#[derive(Debug, Clone, Copy)]
+struct View<'a> {
+    samples: &'a Samples,
+    round: Option<usize>,
+}
+
+impl View<'_> {
+    fn rows(&self) -> Vec<Row> {
+        let over = self.samples.over;
+        let mut rows = match over {
             Over::Tcp => self.tcp(),
             Over::Tls => self.tls(),
             Over::Ws => self.ws(),
             Over::Quic => self.quic(),
         };
-        let idle = Row::value(
+        rows.push(Row::value(
             "100 idle connections, % of a core",
             Bound::AtMost(0.2),
             self.own(M::IdlePercent),
-        );
-        let mut rows: Vec<_> = rows.into_iter().chain([idle]).flatten().collect();
+        ));
         for row in &mut rows {
-            row.what = format!("{} {}", self.1, row.what);
+            row.what = format!("{over} {}", row.what);
         }
         rows
     }
 
-    fn own(&self, metric: M) -> Option<f64> {
-        self.median(metric, Stack::Barewire)
+    fn of(&self, metric: M, who: impl ToString) -> Side {
+        let who = who.to_string();
+        let value = self.samples.median(self.round, metric, &who);
+        Side {
+            value,
+            missing: if value.is_none() {
+                vec![who]
+            } else {
+                Vec::new()
+            },
+            groups: vec![metric.group()],
+        }
     }
 
-    fn highest(&self, metric: M) -> Option<f64> {
-        self.peers(metric).reduce(f64::max)
+    fn own(&self, metric: M) -> Side {
+        self.of(metric, Stack::Barewire)
     }
 
-    fn lowest(&self, metric: M) -> Option<f64> {
-        self.peers(metric).reduce(f64::min)
+    /// What the best peer does. One that is missing might be the best.
+    fn best(&self, metric: M, better: fn(f64, f64) -> f64) -> Side {
+        let peers = self.samples.peers().map(|peer| self.of(metric, peer));
+        peers
+            .reduce(|best, peer| best.with(peer, better))
+            .unwrap_or_else(|| self.of(metric, "peer"))
+    }
+
+    fn highest(&self, metric: M) -> Side {
+        self.best(metric, f64::max)
     }
 
     /// At least so many times what the best peer does.
-    fn over_best(&self, what: &str, target: f64, metric: M) -> Option<Row> {
+    fn over_best(&self, what: &str, target: f64, metric: M) -> Row {
         let bound = Bound::AtLeast(target);
         Row::ratio(what, bound, self.own(metric), self.highest(metric))
     }
 
     /// At most this part of what the best peer takes.
-    fn under_best(&self, what: &str, target: f64, metric: M) -> Option<Row> {
+    fn under_best(&self, what: &str, target: f64, metric: M) -> Row {
         let bound = Bound::AtMost(target);
-        Row::ratio(what, bound, self.own(metric), self.lowest(metric))
+        let lowest = self.best(metric, f64::min);
+        Row::ratio(what, bound, self.own(metric), lowest)
     }
 
     /// What TLS, WebSocket and QUIC have in common.
-    fn common(&self) -> [Option<Row>; 4] {
+    fn common(&self) -> [Row; 4] {
         [
             self.under_best("ping p50 / best peer", 1.0, M::Ping),
             self.over_best("handshakes, serial / best peer", 2.0, M::HandshakesSerial),
@@ -120,7 +194,7 @@ impl Samples {
     }
 
     /// So many round trips, and half of one for the processors.
-    fn first_byte(&self, round_trips: f64) -> Option<Row> {
+    fn first_byte(&self, round_trips: f64) -> Row {
         Row::value(
             "connect + first byte at 100 ms, round trips",
             Bound::AtMost(round_trips + 0.5),
@@ -128,9 +202,11 @@ impl Samples {
         )
     }
 
-    fn tls(&self) -> Vec<Option<Row>> {
-        let limit = self.median(M::PerfUp, TOKIO_RUSTLS);
-        let alone = |what, metric| Row::ratio(what, Bound::AtLeast(0.9), self.own(metric), limit);
+    fn tls(&self) -> Vec<Row> {
+        let alone = |what, metric| {
+            let limit = self.of(M::PerfUp, TOKIO_RUSTLS);
+            Row::ratio(what, Bound::AtLeast(0.9), self.own(metric), limit)
+        };
         let mut rows = vec![
             self.over_best("perf up / best peer", 2.5, M::PerfUp),
             self.over_best("perf down / best peer", 2.5, M::PerfDown),
@@ -142,7 +218,7 @@ impl Samples {
         rows
     }
 
-    fn ws(&self) -> Vec<Option<Row>> {
+    fn ws(&self) -> Vec<Row> {
         let mut rows = vec![
             self.over_best("perf up / best peer", 1.4, M::PerfUp),
             self.over_best("perf down / best peer", 1.4, M::PerfDown),
@@ -151,11 +227,12 @@ impl Samples {
         rows
     }
 
-    fn quic(&self) -> Vec<Option<Row>> {
+    fn quic(&self) -> Vec<Row> {
         let congestion = QuicConfig::default().congestion;
-        let relay = [self.own(M::Relay0), self.median(M::Relay0, BARE_QUINN)];
+        let quinn_relayed = self.of(M::Relay0, BARE_QUINN);
+        let relay = self.own(M::Relay0).with(quinn_relayed, f64::max);
         let raised = |what, metric| {
-            let (own, best) = (self.median(metric, RAISED), self.highest(metric));
+            let (own, best) = (self.of(metric, RAISED), self.highest(metric));
             Row::ratio(what, Bound::AtLeast(3.0), own, best)
         };
         let mut rows = vec![
@@ -180,31 +257,29 @@ impl Samples {
                 "one stream at 60 ms / the relay at 0 ms",
                 Bound::AtLeast(0.7),
                 self.own(M::Rtt60),
-                relay.into_iter().flatten().reduce(f64::max),
+                relay,
             ),
             self.first_byte(2.0),
             Row::ratio(
                 "ping p50 / bare quinn",
                 Bound::AtMost(1.15),
                 self.own(M::Ping),
-                self.median(M::Ping, BARE_QUINN),
+                self.of(M::Ping, BARE_QUINN),
             ),
         ];
         rows.extend(self.common());
-        let quinn = self.median(M::HeldKib, BARE_QUINN);
+        let quinn = self.of(M::HeldKib, BARE_QUINN);
         rows.push(Row::value(
             "KiB per held connection over bare quinn",
             Bound::AtMost(10.0),
-            self.own(M::HeldKib)
-                .zip(quinn)
-                .map(|(own, quinn)| own - quinn),
+            self.own(M::HeldKib).with(quinn, |own, quinn| own - quinn),
         ));
         rows
     }
 
-    fn tcp(&self) -> Vec<Option<Row>> {
-        let records = self.median(M::PerfUp, RECORDS);
-        let go = self.median(M::Rtt60, Stack::Go);
+    fn tcp(&self) -> Vec<Row> {
+        let records = || self.of(M::PerfUp, RECORDS);
+        let go = || self.of(M::Rtt60, Stack::Go);
         vec![
             self.over_best("perf up / best peer", 1.5, M::PerfUp),
             self.over_best("perf down / best peer", 1.5, M::PerfDown),
@@ -212,20 +287,20 @@ impl Samples {
                 "perf up / records without a muxer",
                 Bound::AtLeast(0.9),
                 self.own(M::PerfUp),
-                records,
+                records(),
             ),
             Row::ratio(
                 "perf down / records without a muxer",
                 Bound::AtLeast(0.9),
                 self.own(M::PerfDown),
-                records,
+                records(),
             ),
             self.under_best("CPU per GiB / best peer", 0.7, M::CpuPerGib),
             Row::ratio(
                 "yamux session / yamux crate",
                 Bound::AtLeast(2.0),
-                self.median(M::Muxer, OWN_YAMUX),
-                self.median(M::Muxer, YAMUX_CRATE),
+                self.of(M::Muxer, OWN_YAMUX),
+                self.of(M::Muxer, YAMUX_CRATE),
             ),
             Row::value(
                 "one stream at 60 ms, MiB/s",
@@ -236,22 +311,29 @@ impl Samples {
             Row::ratio(
                 "at 60 ms, to go / go to go",
                 Bound::AtLeast(1.0),
-                self.median(M::Rtt60, TO_GO),
-                go,
+                self.of(M::Rtt60, TO_GO),
+                go(),
             ),
             Row::ratio(
                 "at 60 ms, from go / go to go",
                 Bound::AtLeast(1.0),
-                self.median(M::Rtt60, FROM_GO),
-                go,
+                self.of(M::Rtt60, FROM_GO),
+                go(),
+            ),
+            Row::value(
+                "the relay carries, raw TCP, MiB/s",
+                Bound::AtLeast(1024.0),
+                self.of(M::Rtt60, RAW_RELAYED),
             ),
             self.first_byte(3.0),
             self.under_best("ping p50 / best peer", 1.0, M::Ping),
+            self.under_best("ping p50 beside a download / best peer", 1.0, M::BulkPing50),
+            self.under_best("ping p99 beside a download / best peer", 1.0, M::BulkPing99),
             Row::ratio(
                 "ping p50 / raw TCP ping-pong",
                 Bound::AtMost(1.15),
                 self.own(M::Ping),
-                self.median(M::Ping, RAW_TCP),
+                self.of(M::Ping, RAW_TCP),
             ),
             self.over_best("handshakes, serial / best peer", 2.0, M::HandshakesSerial),
             self.over_best("handshakes, 16 at a time / best peer", 2.0, M::Handshakes16),
@@ -280,17 +362,54 @@ impl Samples {
 mod tests {
     use super::*;
 
+    fn samples(groups: &[Group]) -> Samples {
+        let mut samples = Samples::new(Over::Tcp, groups.to_vec());
+        for [own, best] in [[1500.0, 1000.0], [1600.0, 1250.0], [1900.0, 1000.0]] {
+            samples.next_round();
+            samples.add(M::PerfDown, Stack::Barewire, own);
+            for (peer, part) in [(Stack::Go, 1.0), (Stack::Rust, 0.5), (Stack::Litep2p, 0.2)] {
+                samples.add(M::PerfDown, peer, best * part);
+            }
+            samples.add(M::Ping, Stack::Barewire, 60.0);
+            samples.add(M::Ping, RAW_TCP, 50.0);
+            samples.add(M::Ping, Stack::Go, 50.0);
+        }
+        samples
+    }
+
+    fn row<'a>(rows: &'a [Row], what: &str) -> &'a Row {
+        let found = rows.iter().find(|row| row.what == format!("tcp {what}"));
+        found.unwrap_or_else(|| panic!("no row {what}"))
+    }
+
     #[test]
     fn targets_compare_with_the_best_peer_of_the_same_run() {
-        let mut samples = Samples::default();
-        samples.add(M::PerfUp, Stack::Barewire, 1500.0);
-        samples.add(M::PerfUp, Stack::Go, 1000.0);
-        samples.add(M::PerfUp, Stack::Rust, 700.0);
-        samples.add(M::Ping, Stack::Barewire, 60.0);
-        samples.add(M::Ping, Stack::Go, 50.0);
+        let samples = samples(&[Group::Perf, Group::Ping]);
         let rows = samples.rows();
-        assert_eq!(rows.len(), 2);
-        assert!(rows[0].met(), "{:?}", rows[0]);
-        assert!(!rows[1].met(), "{:?}", rows[1]);
+        let down = row(&rows, "perf down / best peer");
+        assert_eq!((down.value, down.met()), (Some(1.6), true));
+        assert_eq!(down.range, Some([1.28, 1.9]));
+        let ping = row(&rows, "ping p50 / raw TCP ping-pong");
+        assert_eq!((ping.value, ping.met()), (Some(1.2), false));
+    }
+
+    #[test]
+    fn a_missing_side_is_named() {
+        let mut samples = samples(&[Group::Ping]);
+        samples.gap("rust is left out: no compiler".into());
+        let rows = samples.rows();
+        // Only what was asked for.
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        let ping = row(&rows, "ping p50 / best peer");
+        assert_eq!((ping.value, ping.met()), (None, false));
+        assert_eq!(ping.missing, ["rust", "litep2p"]);
+        let text = samples.render();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("tcp ping p50 / best"));
+        assert!(
+            line.is_some_and(|line| line.contains("–  ") && line.ends_with("NO rust, NO litep2p"))
+        );
+        assert!(text.contains("rust is left out: no compiler"));
     }
 }

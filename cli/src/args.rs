@@ -169,7 +169,8 @@ impl From<Security> for SecurityKind {
 pub(crate) enum Muxer {
     /// barewire's own session.
     Yamux,
-    /// The `yamux` crate.
+    /// The `yamux` crate, for comparisons and not for strangers: no part in the memory budget (up to
+    /// 256 MiB a connection), no keepalive, no write deadlines, no limit on aborted streams, no codes.
     YamuxCrate,
 }
 

@@ -29,8 +29,36 @@ enum Op {
 struct Dial {
     plan: Plan,
     by_user: bool,
-    running: Vec<usize>,
+    running: Vec<Running>,
     started: HashSet<Multiaddr>,
+}
+
+struct Running {
+    id: usize,
+    /// The host it counts for, and since when.
+    counted: Option<(IpAddr, Instant)>,
+}
+
+/// When each host was dialled; what did not burden it is taken out again.
+#[derive(Default)]
+struct Hosts(HashMap<IpAddr, VecDeque<Instant>>);
+
+impl Hosts {
+    /// How many dials of the last ten seconds count for a host, this one included.
+    fn count(&mut self, now: Instant, ip: IpAddr) -> usize {
+        let times = self.0.entry(ip).or_default();
+        times.push_back(now);
+        times.retain(|at| *at + Duration::from_secs(10) > now);
+        times.len()
+    }
+
+    fn uncount(&mut self, attempt: &Running) {
+        let Some((ip, since)) = attempt.counted else { return };
+        let times = self.0.entry(ip).or_default();
+        if let Some(at) = times.iter().position(|at| *at == since) {
+            times.remove(at);
+        }
+    }
 }
 
 impl Dial {
@@ -67,8 +95,7 @@ fuzz_target!(|ops: Vec<Op>| {
     let mut planner = Planner::new(limits.clone());
     let mut dials: Vec<_> = (0..DIALS).map(|_| Dial::new(None, false)).collect();
     let mut now = Instant::now();
-    let mut hosts: HashMap<IpAddr, VecDeque<Instant>> = HashMap::new();
-    let mut any_success = false;
+    let mut hosts = Hosts::default();
     for op in ops.into_iter().take(500) {
         match op {
             Op::New { dial, peer, by_user } => {
@@ -85,14 +112,12 @@ fuzz_target!(|ops: Vec<Op>| {
                 match planner.next(now, &mut dial.plan) {
                     Step::Start(id, addr) => {
                         assert!(dial.started.insert(addr.clone()), "dialled twice");
-                        dial.running.push(id);
-                        if let Some(ip) = addr.ip().filter(|ip| !dial.by_user && !ip.is_loopback()) {
-                            let times = hosts.entry(ip).or_default();
-                            times.retain(|at| *at + Duration::from_secs(10) > now);
-                            times.push_back(now);
-                            // Successes do not count, nor what they cancel.
-                            assert!(any_success || times.len() <= limits.max_per_ip);
+                        let ip = addr.ip().filter(|ip| !dial.by_user && !ip.is_loopback());
+                        if let Some(ip) = ip {
+                            assert!(hosts.count(now, ip) <= limits.max_per_ip, "too many of {ip}");
                         }
+                        let counted = ip.map(|ip| (ip, now));
+                        dial.running.push(Running { id, counted });
                     }
                     Step::Skip(addr, _) => assert!(dial.started.insert(addr)),
                     Step::Wait(until) => assert!(until > now),
@@ -107,28 +132,28 @@ fuzz_target!(|ops: Vec<Op>| {
                 let dial = &mut dials[usize::from(dial) % DIALS];
                 if !dial.running.is_empty() {
                     let at = usize::from(attempt) % dial.running.len();
-                    let id = dial.running.swap_remove(at);
+                    let attempt = dial.running.swap_remove(at);
                     let outcome = match outcome % 3 {
                         0 => Outcome::Unreachable,
                         1 => Outcome::Reached,
-                        // It does not count for its host.
                         _ => {
-                            any_success = true;
+                            hosts.uncount(&attempt);
                             Outcome::Local
                         }
                     };
-                    planner.failed(now, random, &mut dial.plan, id, outcome);
+                    planner.failed(now, random, &mut dial.plan, attempt.id, outcome);
                 }
             }
             Op::Succeed { dial, attempt } => {
                 let dial = &mut dials[usize::from(dial) % DIALS];
                 if !dial.running.is_empty() {
                     let at = usize::from(attempt) % dial.running.len();
-                    let id = dial.running.swap_remove(at);
-                    let (ran, _) = planner.succeeded(&mut dial.plan, id);
+                    let won = dial.running.swap_remove(at);
+                    let (ran, _) = planner.succeeded(&mut dial.plan, won.id);
                     assert_eq!(ran.len(), dial.running.len());
-                    dial.running.clear();
-                    any_success = true;
+                    // Nor do those count that the success has cancelled.
+                    hosts.uncount(&won);
+                    dial.running.drain(..).for_each(|attempt| hosts.uncount(&attempt));
                     assert_eq!(planner.next(now, &mut dial.plan), Step::Done);
                 }
             }
@@ -155,12 +180,12 @@ fuzz_target!(|ops: Vec<Op>| {
                 Step::Start(id, _) => planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable),
                 Step::Wait(until) => now = until,
                 Step::Running => {
-                    let id = dial.running.pop().expect("one runs");
+                    let id = dial.running.pop().expect("one runs").id;
                     planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable);
                 }
                 Step::Full => {
-                    if let Some(id) = dial.running.pop() {
-                        planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable);
+                    if let Some(attempt) = dial.running.pop() {
+                        planner.failed(now, 0.0, &mut dial.plan, attempt.id, Outcome::Unreachable);
                     } else {
                         break;
                     }

@@ -123,6 +123,7 @@ mod random;
 mod router;
 pub mod rpc;
 pub mod score;
+mod slab;
 mod topics;
 mod verify;
 

@@ -15,13 +15,13 @@ use crate::{
     random::{Hashed, KeyedState},
     rpc::Extensions,
     score::PeerScore,
+    slab::Slab,
     topics::{TopicIndex, Topics},
 };
 
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
-    pub(crate) generation: u32,
     pub(crate) version: Version,
     pub(crate) outbound: bool,
     pub(crate) direct: bool,
@@ -140,19 +140,14 @@ impl Peer {
 
 #[derive(Debug)]
 pub(crate) struct Peers {
-    slots: Vec<Option<Peer>>,
-    /// Of the slot's present or last peer.
-    generations: Vec<u32>,
-    free: Vec<u32>,
+    slab: Slab<Peer>,
     by_id: HashMap<PeerId, u32, KeyedState>,
 }
 
 impl Peers {
     pub(crate) fn new(keys: KeyedState) -> Self {
         Self {
-            slots: Vec::new(),
-            generations: Vec::new(),
-            free: Vec::new(),
+            slab: Slab::new(),
             by_id: HashMap::with_hasher(keys),
         }
     }
@@ -165,68 +160,47 @@ impl Peers {
         self.by_id.get(id).copied()
     }
 
-    pub(crate) fn insert(&mut self, mut peer: Peer) -> PeerKey {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.slots.push(None);
-                self.generations.push(0);
-                (self.slots.len() - 1) as u32
-            }
-        };
-        let generation = self.generations[index as usize].wrapping_add(1);
-        self.generations[index as usize] = generation;
-        peer.generation = generation;
-        self.by_id.insert(peer.id, index);
-        self.slots[index as usize] = Some(peer);
+    pub(crate) fn insert(&mut self, peer: Peer) -> PeerKey {
+        let id = peer.id;
+        let (index, generation) = self.slab.insert(peer);
+        self.by_id.insert(id, index);
         PeerKey { index, generation }
     }
 
     pub(crate) fn remove(&mut self, index: u32) -> Option<Peer> {
-        let peer = self.slots.get_mut(index as usize)?.take()?;
+        let peer = self.slab.remove(index)?;
         self.by_id.remove(&peer.id);
-        self.free.push(index);
         Some(peer)
     }
 
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&Peer> {
-        self.slots.get(index as usize)?.as_ref()
+        self.slab.get(index)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Peer> {
-        self.slots.get_mut(index as usize)?.as_mut()
+        self.slab.get_mut(index)
     }
 
     /// The index of a peer that is still connected.
     #[inline]
     pub(crate) fn check(&self, key: PeerKey) -> Option<u32> {
-        let peer = self.get(key.index)?;
-        (peer.generation == key.generation).then_some(key.index)
+        self.slab.get_of(key.index, key.generation)?;
+        Some(key.index)
     }
 
     pub(crate) fn key(&self, index: u32) -> PeerKey {
-        let generation = self
-            .generations
-            .get(index as usize)
-            .copied()
-            .unwrap_or_default();
+        let generation = self.slab.generation(index);
         PeerKey { index, generation }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Peer)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| Some((index as u32, slot.as_ref()?)))
+        self.slab.iter()
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Peer)> {
-        self.slots
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(index, slot)| Some((index as u32, slot.as_mut()?)))
+        self.slab.iter_mut()
     }
 
     /// Notes a subscription. Returns whether it is new.

@@ -14,7 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barewire_gossip::{Config, Payload, Version};
+use barewire_gossip::{Config, Payload, RpcLimits, Version, rpc::Rpc as Decoded};
+use bytes::BytesMut;
 use common::{
     Victim, message,
     proto::{Rpc, SubOpts},
@@ -51,6 +52,7 @@ fn costs() {
     memory_of_an_idle_peer();
     heartbeat();
     duplicate();
+    decoding();
 }
 
 fn memory_of_an_idle_peer() {
@@ -156,5 +158,64 @@ fn duplicate() {
     println!("duplicate of 200 B among 20,000: {each} ns, {allocations:.2} allocations");
     if !cfg!(debug_assertions) {
         assert!(each <= 1000, "{each} ns");
+    }
+}
+
+/// Row 6: a mebibyte, filled with what decodes to most within the limits.
+fn decoding() {
+    let field = |number: u8, body: &[u8]| {
+        let mut out = BytesMut::new();
+        barewire_base::framing::encode_prefixed(body, &mut out);
+        [&[number << 3 | 2], &out[..]].concat()
+    };
+    let control = |entries: Vec<u8>| field(3, &entries);
+    let ids = |len: usize, count| field(1, &vec![7; len]).repeat(count);
+    let limits = RpcLimits::default();
+    let filled = |mut body: Vec<u8>| {
+        let rest = (1usize << 20).saturating_sub(body.len() + 16);
+        body.extend(field(15, &vec![0; rest]));
+        body
+    };
+    let most = [
+        field(2, &[]).repeat(limits.max_publish),
+        field(1, &[]).repeat(limits.max_subscriptions),
+        control(field(2, &ids(0, limits.max_ids))),
+        control(field(4, &[]).repeat(limits.max_control - 2)),
+        control(field(4, &field(2, &[]).repeat(limits.max_peers))),
+    ];
+    let all = most.concat();
+    let cases = [
+        ("empty messages", filled(most[0].clone())),
+        ("empty subscriptions", filled(most[1].clone())),
+        ("empty ids wanted", filled(most[2].clone())),
+        (
+            "ids of 20 bytes",
+            filled(control(field(2, &ids(20, 32_000)))),
+        ),
+        ("empty prunes", filled(most[3].clone())),
+        ("empty peers", filled(most[4].clone())),
+        ("everything at its limit", filled(all)),
+        ("one message", field(2, &field(2, &vec![1; 1 << 20]))),
+        (
+            "unknown fields of a message",
+            field(2, &[0x50, 1].repeat(30_000)),
+        ),
+    ];
+    for (name, body) in cases {
+        let body = Payload::from(body);
+        let begin = Instant::now();
+        let region = Region::new(ALLOCATOR);
+        let rpc = Decoded::decode(&body, &limits).unwrap();
+        let bytes = region.change().bytes_allocated;
+        let took = begin.elapsed();
+        drop(rpc);
+        println!(
+            "row 6: {} bytes of {name}: {bytes} allocated, {took:?}",
+            body.len()
+        );
+        assert!(bytes <= 4 * body.len(), "{name}: {bytes}");
+        if !cfg!(debug_assertions) {
+            assert!(took <= Duration::from_millis(10), "{name}: {took:?}");
+        }
     }
 }

@@ -154,8 +154,8 @@ pub struct IdentifyConfig {
     pub delay: Option<Duration>,
     /// Deadline of one exchange. Default 5 s, as go-libp2p and js-libp2p.
     pub timeout: Duration,
-    /// Shortest time between two pushes, both those sent and those accepted on one connection.
-    /// Default 10 s (own choice; go-libp2p allows one each 5 s per address block).
+    /// Shortest time between two pushes, both those sent and those accepted on one connection. A
+    /// peer that has pushed too soon is asked once the time is over. Default 10 s (own choice; go-libp2p allows one each 5 s per address block).
     pub push_interval: Duration,
 }
 

@@ -429,6 +429,42 @@ async fn a_push_flood_is_refused_after_the_first() {
 }
 
 #[tokio::test]
+async fn a_peer_that_pushed_too_often_is_asked_once_the_time_is_over() {
+    let mut config = quick();
+    config.identify.delay = None;
+    config.identify.timeout = Duration::from_secs(2);
+    config.identify.push_interval = Duration::from_secs(2);
+    let (router, addr) = node_with(config).await;
+    let mut events = router.endpoint().events();
+    let keypair = keypair();
+    let mut config = quick();
+    config.identify.delay = None;
+    config.identify.agent_version = "in truth/1".into();
+    let client = Endpoint::builder(keypair.clone()).config(config);
+    let client = client.bind().await.unwrap();
+    let _serving = Router::builder(client.clone()).spawn().unwrap();
+    let connection = client.connect(addr).await.unwrap();
+    for n in 0..10 {
+        let mut stream = connection
+            .open_stream(identify::PUSH_PROTOCOL)
+            .await
+            .unwrap();
+        let message = push_of(&keypair, &format!("pushed/{n}"));
+        stream.write_last(message).await.unwrap();
+        let _ = soon("an answer", stream.read_chunk(1)).await;
+    }
+    // The push that was taken, then what it says when asked; one query for nine refusals.
+    let mut heard = Vec::new();
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    while let Ok(Some(event)) = tokio::time::timeout_at(until, events.next()).await {
+        if let EventItem::Event(Event::Identified { info }) = event {
+            heard.push(info.agent_version.clone());
+        }
+    }
+    assert_eq!(heard, ["pushed/0", "in truth/1"]);
+}
+
+#[tokio::test]
 async fn a_push_with_another_key_changes_nothing() {
     let (router, addr) = node().await;
     let (client, connection) = client_of(&addr).await;

@@ -14,7 +14,9 @@ pub enum MuxerKind {
     /// The session of `barewire-mux`.
     #[default]
     Yamux,
-    /// The `yamux` crate behind the same trait.
+    /// The `yamux` crate behind the same trait, for comparisons. It charges nothing to the memory
+    /// budget, has neither keepalive nor write deadlines, and does not slow down a peer that aborts
+    /// streams; 512 streams end the connection. One connection buffers at most 256 MiB.
     #[cfg(feature = "yamux-crate")]
     YamuxCrate,
 }

@@ -346,7 +346,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Writer<W> {
     }
 }
 
-/// The two directions for fuzzing: what `pieces` make of a plaintext, sealed and opened again.
+/// The two directions for fuzzing: what `pieces` make of a plaintext, sealed (nonce included), and opened again.
 #[doc(hidden)]
 #[must_use]
 pub fn round_trip_for_testing_only(
@@ -354,11 +354,11 @@ pub fn round_trip_for_testing_only(
     nonce: [u8; NONCE],
     plain: &[u8],
     pieces: &[usize],
-) -> Vec<u8> {
+) -> (Vec<u8>, Vec<u8>) {
     let mut sealing = Sealing::new(psk, nonce);
     let mut opening = Opening::Nonce(Nonce::new(psk.clone()));
     let mut rest = plain;
-    let mut back = Vec::new();
+    let (mut sealed, mut back) = (Vec::new(), Vec::new());
     for piece in pieces.iter().map(|piece| (*piece).max(1)).cycle() {
         if rest.is_empty() {
             break;
@@ -367,13 +367,14 @@ pub fn round_trip_for_testing_only(
         let n = piece.min(sealing.out.len() - sealing.sent);
         let mut wire = sealing.out[sealing.sent..sealing.sent + n].to_vec();
         rest = &rest[sealing.advance(n)..];
+        sealed.extend_from_slice(&wire);
         let kept = opening.open(&mut wire);
         back.extend_from_slice(&wire[..kept]);
         if pieces.is_empty() {
             break;
         }
     }
-    back
+    (sealed, back)
 }
 
 #[cfg(test)]
@@ -440,7 +441,7 @@ mod tests {
         let psk = Psk::from_bytes([7; KEY]);
         let plain: Vec<u8> = (0..200_000u32).map(|i| (i * 7) as u8).collect();
         for pieces in [&[1, 23, 24, 25][..], &[100_000], &[7]] {
-            let back = round_trip_for_testing_only(&psk, [3; NONCE], &plain, pieces);
+            let (_, back) = round_trip_for_testing_only(&psk, [3; NONCE], &plain, pieces);
             assert_eq!(back, plain);
         }
     }

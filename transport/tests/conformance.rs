@@ -61,6 +61,7 @@ over_all! {
     an_answer_may_come_after_the_end,
     an_abandoned_stream_is_reset_not_ended,
     a_reader_that_leaves_stops_the_writer,
+    a_reader_that_leaves_wakes_a_writer_that_waits,
     a_reset_of_one_half_ends_both,
     a_reader_that_does_not_read_stops_the_writer,
     an_unread_stream_does_not_stop_the_others,
@@ -387,6 +388,33 @@ async fn a_reader_that_leaves_stops_the_writer(over: Over) {
         }
     };
     assert_eq!(error, StreamError::Reset(0x77));
+}
+
+async fn a_reader_that_leaves_wakes_a_writer_that_waits(over: Over) {
+    let ((client, _keep), (_server, mut streams)) = pair(over, 4096).await;
+    if over != Over::Quic {
+        // yamux has no frame for it: the reset comes when the reader has waited for the end.
+        tokio::time::pause();
+    }
+    let stream = client.open_stream(ECHO).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let item = Bytes::from(vec![0; 100_000]);
+    let full = async { while write.write_chunk(item.clone()).await.is_ok() {} };
+    let patience = Duration::from_millis(300);
+    assert!(tokio::time::timeout(patience, full).await.is_err());
+    // Its half outlives the error: dropped it would reset the other one.
+    let writing = tokio::spawn(async move { (write.write_chunk(item).await, write) });
+    tokio::time::sleep(patience).await;
+    assert!(!writing.is_finished(), "nothing has been read");
+    let inbound = streams.accept().await.unwrap();
+    let mut there = inbound.negotiate(|_| Some(ECHO.into())).await.unwrap();
+    there.stop(0x77);
+    there.finish().unwrap();
+    // Its own direction has ended before.
+    assert_eq!(read.read_chunk(1).await, Ok(None));
+    let woken = tokio::time::timeout(Duration::from_secs(40), writing);
+    let (written, _write) = woken.await.expect("the writer waits still").unwrap();
+    assert_eq!(written, Err(StreamError::Reset(0x77)));
 }
 
 async fn a_reset_of_one_half_ends_both(over: Over) {

@@ -141,6 +141,161 @@ async fn a_violation_beside_the_proposal_of_the_muxer_ends_the_connection() {
     assert!(took <= Duration::from_secs(2), "{took:?}");
 }
 
+/// Reads frames and says where on the wire each ends.
+struct Meter {
+    peer: RawPeer,
+    frames: BytesMut,
+    /// Bytes on the wire, records' own included, up to the end of `frames`.
+    arrived: usize,
+}
+
+/// A frame with data: its stream, its length with the header, and where it ends.
+struct Metered {
+    id: u32,
+    len: usize,
+    end: usize,
+}
+
+impl Meter {
+    /// The next frame with data.
+    async fn next(&mut self) -> Metered {
+        loop {
+            if let Some(header) = self.frames.first_chunk::<12>().copied() {
+                let word = |at: usize| header[at..].first_chunk().copied().map(u32::from_be_bytes);
+                let (id, length) = (word(4).unwrap(), word(8).unwrap() as usize);
+                let len = 12 + if header[1] == 0 { length } else { 0 };
+                if self.frames.len() >= len {
+                    self.frames.advance(len);
+                    if len > 12 {
+                        let end = self.arrived - self.frames.len();
+                        return Metered { id, len, end };
+                    }
+                    continue;
+                }
+            }
+            match self
+                .peer
+                .opener
+                .open_in_place(&mut self.peer.input)
+                .unwrap()
+            {
+                Opened::Record {
+                    plaintext,
+                    consumed,
+                } => {
+                    self.frames.extend_from_slice(&self.peer.input[plaintext]);
+                    self.peer.input.advance(consumed);
+                    self.arrived += consumed;
+                }
+                _ => {
+                    let read = self.peer.io.read_buf(&mut self.peer.input).await.unwrap();
+                    assert_ne!(read, 0, "the connection ended");
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of the pipe, and of the largest frame with its header.
+const PIPE: usize = 1 << 16;
+const FRAME: usize = 1 << 16;
+/// What a record adds.
+const RECORD: usize = 18;
+
+/// A peer that has opened streams 1 and 3 with all the credit there is, and their server ends.
+async fn two_streams() -> (Meter, [barewire_transport::Stream; 2], End) {
+    let (near, far) = tokio::io::duplex(PIPE);
+    let (server, _) = config(2);
+    let accepting = tokio::spawn(async move { upgrade_inbound(far, &server).await });
+    let mut peer = RawPeer::dial(near, YAMUX).await;
+    let (connection, mut inbound) = accepting.await.unwrap().unwrap();
+    let proposal = multistream::optimistic_proposal(ECHO);
+    let mut streams = Vec::new();
+    for id in [1, 3] {
+        let mut frames = header(0, 1, id, proposal.len() as u32);
+        frames.extend_from_slice(&proposal);
+        frames.extend(header(1, 0, id, 1 << 30));
+        peer.send(&frames).await.unwrap();
+        let stream = inbound.accept().await.unwrap();
+        streams.push(stream.negotiate(|_| Some(ECHO.into())).await.unwrap());
+    }
+    let meter = Meter {
+        peer,
+        frames: BytesMut::new(),
+        arrived: 0,
+    };
+    let streams = streams.try_into().map_err(drop).unwrap();
+    (meter, streams, (connection, inbound))
+}
+
+/// However much a stream has to send, another one that has something waits for one frame of it.
+#[tokio::test]
+async fn streams_take_turns_on_the_wire() {
+    let (mut meter, streams, _end) = two_streams().await;
+    for (mut stream, item) in streams.into_iter().zip([1 << 20, 100]) {
+        tokio::spawn(async move {
+            let item = Bytes::from(vec![7; item]);
+            while stream.write_chunk(item.clone()).await.is_ok() {}
+        });
+    }
+    // Both are at it.
+    let mut seen = [false; 2];
+    while seen != [true; 2] {
+        seen[usize::from(meter.next().await.id == 3)] = true;
+    }
+    // Longest run of one stream between two frames of the other, by who waited.
+    let (mut worst, mut last, mut frames) = ([0; 2], [None; 2], [0; 2]);
+    while frames[0] < 200 {
+        let frame = meter.next().await;
+        let of = usize::from(frame.id == 3);
+        frames[of] += 1;
+        if let Some(last) = last[of].replace(frame.end) {
+            worst[of] = worst[of].max(frame.end - frame.len - last);
+        }
+    }
+    println!(
+        "between two frames of a stream: at most {} and {} bytes on the wire in {frames:?} frames",
+        worst[0], worst[1]
+    );
+    assert!(
+        worst.into_iter().max() <= Some(FRAME + 2 * RECORD),
+        "{worst:?}"
+    );
+}
+
+/// What a stream sends that had nothing to send waits for what is sealed already, and one frame.
+#[tokio::test]
+async fn a_message_is_not_delayed_by_what_waits_behind_it() {
+    let (mut meter, [mut bulk, mut quick], _end) = two_streams().await;
+    tokio::spawn(async move {
+        let item = Bytes::from(vec![7; 1 << 20]);
+        while bulk.write_chunk(item.clone()).await.is_ok() {}
+    });
+    // With it goes the answer to the proposal.
+    quick
+        .write_chunk(Bytes::from_static(b"first"))
+        .await
+        .unwrap();
+    let mut worst = 0;
+    for _ in 0..30 {
+        // Nothing is read: the pipe is full and so is the send buffer behind it.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let on_the_way = meter.arrived + meter.peer.input.len() + PIPE;
+        quick.write_chunk(Bytes::from_static(b"now")).await.unwrap();
+        loop {
+            let frame = meter.next().await;
+            if frame.id == 3 && frame.len == 12 + 3 {
+                worst = worst.max((frame.end - frame.len).saturating_sub(on_the_way));
+                break;
+            }
+        }
+    }
+    println!("before a message beside bulk: at most {worst} bytes that were not on the wire");
+    // Four records are sealed at once.
+    assert!(worst <= 5 * (FRAME + RECORD), "{worst}");
+    assert!(worst > 0, "the pipe was not full");
+}
+
 /// A pipe whose writes fail once the flag is set. What has been written to it can still be read.
 struct BrokenWrites {
     io: DuplexStream,

@@ -10,7 +10,11 @@ mod common;
 
 use std::sync::Arc;
 
-use barewire_security::tls::{self, CertificateError};
+use barewire_base::Keypair;
+use barewire_security::{
+    noise,
+    tls::{self, CertificateError},
+};
 use barewire_transport::{
     CloseReason, Security, UpgradeConfig, UpgradeError, upgrade_inbound, upgrade_outbound,
 };
@@ -82,6 +86,24 @@ async fn without_a_muxer_in_the_hello_it_is_negotiated_inside() {
         let (dialled, accepted) = connect(&client, &server).await;
         let ((dialled, _), (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
         assert!(!dialled.info().early_muxer && !accepted.info().early_muxer);
+    }
+}
+
+/// Row 13: muxers that we do not have are no obstacle.
+#[tokio::test]
+async fn a_muxer_list_without_ours_falls_back_to_negotiation() {
+    let keypair = Keypair::from_seed(&[1; 32]);
+    let muxers: Vec<Arc<str>> = vec!["/mplex/6.7.0".into(), "/yamux/2.0.0".into()];
+    let others = noise::Config::new(&keypair, muxers, &mut rand::rng()).unwrap();
+    let others = Security::Noise(Arc::new(others));
+    let (ours, _) = config(2);
+    let mut theirs = ours.clone();
+    theirs.security = vec![others];
+    for (client, server) in [(&ours, &theirs), (&theirs, &ours)] {
+        let (dialled, accepted) = connect(client, server).await;
+        let ((dialled, _), (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+        assert!(!dialled.info().early_muxer && !accepted.info().early_muxer);
+        assert_eq!(dialled.info().muxer, "/yamux/1.0.0");
     }
 }
 

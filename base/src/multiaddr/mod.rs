@@ -335,20 +335,6 @@ fn last_peer<'a>(mut parts: impl Iterator<Item = Protocol<'a>>) -> Option<Option
     }
 }
 
-/// Reads each address of a list and leaves out those that are invalid or unknown here. Returns the
-/// rest in order, and how many were left out. The caller bounds the number of items.
-pub fn parse_list<'a>(items: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Multiaddr>, usize) {
-    let mut addresses = Vec::new();
-    let mut skipped = 0;
-    for item in items {
-        match Multiaddr::from_bytes(item) {
-            Ok(address) => addresses.push(address),
-            Err(_) => skipped += 1,
-        }
-    }
-    (addresses, skipped)
-}
-
 /// Checks a binary address as a whole.
 fn check(bytes: &[u8]) -> Result<(), MultiaddrError> {
     if bytes.is_empty() {

@@ -222,19 +222,6 @@ fn hostile_addresses_are_refused_cheaply() {
 }
 
 #[test]
-fn bad_addresses_do_not_spoil_a_list() {
-    let good = parse("/ip4/192.0.2.1/tcp/1");
-    let items: [&[u8]; 5] = [
-        b"",
-        good.as_bytes(),
-        b"\xff\x7f",
-        b"\x35\x00",
-        good.as_bytes(),
-    ];
-    assert_eq!(parse_list(items), (vec![good.clone(), good], 3));
-}
-
-#[test]
 fn socket_addresses() {
     for text in ["192.0.2.1:4001", "[2001:db8::1]:0"] {
         let socket: SocketAddr = text.parse().unwrap();

@@ -5,7 +5,8 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 use barewire_base::PeerId;
 
 use crate::{
-    MessageHandle, MessageId, PeerKey, random::IdKey, rpc::WireMessage, topics::TopicIndex,
+    MessageHandle, MessageId, PeerKey, random::IdKey, rpc::WireMessage, slab::Slab,
+    topics::TopicIndex,
 };
 
 /// Messages of one id with other bytes that are verified beside the first: an id says nothing about who is right.
@@ -31,7 +32,6 @@ impl State {
 
 #[derive(Debug)]
 pub(crate) struct Record {
-    pub(crate) generation: u32,
     pub(crate) key: IdKey,
     pub(crate) id: MessageId,
     pub(crate) topic: TopicIndex,
@@ -76,15 +76,12 @@ impl Record {
 /// A slab of records with a ring of buckets, one a heartbeat.
 #[derive(Debug)]
 pub(crate) struct Records {
-    slots: Vec<Option<Record>>,
-    generations: Vec<u32>,
-    free: Vec<u32>,
+    slab: Slab<Record>,
     /// Records by the heartbeat in which they came, the newest last.
     ring: VecDeque<Vec<(u32, u32)>>,
     /// Messages in history, the oldest first.
     history: VecDeque<(u32, u32)>,
     history_bytes: usize,
-    live: usize,
     max: usize,
     /// Capacity of lists of records that are gone, for new ones.
     spare: Vec<Vec<PeerKey>>,
@@ -93,20 +90,17 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn new(max: usize) -> Self {
         Self {
-            slots: Vec::new(),
-            generations: Vec::new(),
-            free: Vec::new(),
+            slab: Slab::new(),
             ring: VecDeque::from([Vec::new()]),
             history: VecDeque::new(),
             history_bytes: 0,
-            live: 0,
             max,
             spare: Vec::new(),
         }
     }
 
     pub(crate) const fn len(&self) -> usize {
-        self.live
+        self.slab.len()
     }
 
     pub(crate) const fn history_bytes(&self) -> usize {
@@ -114,11 +108,11 @@ impl Records {
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&Record> {
-        self.slots.get(index as usize)?.as_ref()
+        self.slab.get(index)
     }
 
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Record> {
-        self.slots.get_mut(index as usize)?.as_mut()
+        self.slab.get_mut(index)
     }
 
     /// The record of this id, if the slot still holds it.
@@ -128,22 +122,18 @@ impl Records {
     }
 
     pub(crate) fn check(&self, handle: MessageHandle) -> Option<u32> {
-        let record = self.get(handle.index)?;
-        (record.generation == handle.generation).then_some(handle.index)
+        self.slab.get_of(handle.index, handle.generation)?;
+        Some(handle.index)
     }
 
     pub(crate) fn handle(&self, index: u32) -> MessageHandle {
-        let generation = self
-            .generations
-            .get(index as usize)
-            .copied()
-            .unwrap_or_default();
+        let generation = self.slab.generation(index);
         MessageHandle { index, generation }
     }
 
     /// Whether a record can be made.
     pub(crate) const fn has_room(&self) -> bool {
-        self.live < self.max
+        self.slab.len() < self.max
     }
 
     /// Makes a record. The caller has checked that there is room, or freed the oldest.
@@ -159,18 +149,7 @@ impl Records {
         author: Option<PeerId>,
         first: Option<(PeerKey, PeerId)>,
     ) -> u32 {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.slots.push(None);
-                self.generations.push(0);
-                (self.slots.len() - 1) as u32
-            }
-        };
-        let generation = self.generations[index as usize].wrapping_add(1);
-        self.generations[index as usize] = generation;
-        self.slots[index as usize] = Some(Record {
-            generation,
+        let (index, generation) = self.slab.insert(Record {
             key,
             id,
             topic,
@@ -185,7 +164,6 @@ impl Records {
             served: Vec::new(),
             since: now,
         });
-        self.live += 1;
         if let Some(newest) = self.ring.back_mut() {
             newest.push((index, generation));
         }
@@ -204,17 +182,14 @@ impl Records {
             return;
         }
         record.cached = bytes;
-        let generation = record.generation;
+        let generation = self.slab.generation(index);
         self.history_bytes += bytes;
         self.history.push_back((index, generation));
         while self.history_bytes > max_bytes {
             let Some((oldest, generation)) = self.history.pop_front() else {
                 break;
             };
-            if self
-                .get(oldest)
-                .is_some_and(|record| record.generation == generation)
-            {
+            if self.slab.get_of(oldest, generation).is_some() {
                 self.forget(oldest);
             }
         }
@@ -235,11 +210,9 @@ impl Records {
     /// Removes a record that its ring does not need to name any more.
     pub(crate) fn remove(&mut self, index: u32) -> Option<Record> {
         self.forget(index);
-        let mut record = self.slots.get_mut(index as usize)?.take()?;
+        let mut record = self.slab.remove(index)?;
         // A record that is removed while its message waits was never part of the history.
         self.history_bytes -= std::mem::take(&mut record.cached);
-        self.free.push(index);
-        self.live -= 1;
         let mut others = std::mem::take(&mut record.others);
         others.clear();
         if self.spare.len() < 64 && (1..=64).contains(&others.capacity()) {
@@ -255,8 +228,7 @@ impl Records {
         let mut found = None;
         'ring: for bucket in &mut self.ring {
             while let Some((index, generation)) = bucket.pop() {
-                match self.slots.get(index as usize).and_then(Option::as_ref) {
-                    Some(record) if record.generation != generation => {}
+                match self.slab.get_of(index, generation) {
                     Some(record) if record.state.is_pending() => pending.push((index, generation)),
                     Some(_) => {
                         found = Some(index);
@@ -277,8 +249,7 @@ impl Records {
         out.clear();
         for bucket in self.ring.iter().rev().take(windows) {
             for &(index, generation) in bucket {
-                if let Some(record) = self.get(index)
-                    && record.generation == generation
+                if let Some(record) = self.slab.get_of(index, generation)
                     && record.cached > 0
                 {
                     out.push((record.topic, index));
@@ -296,28 +267,23 @@ impl Records {
         if self.ring.len() > history {
             let at = self.ring.len() - 1 - history;
             for (index, generation) in self.ring[at].clone() {
-                if self
-                    .get(index)
-                    .is_some_and(|record| record.generation == generation)
-                {
+                if self.slab.get_of(index, generation).is_some() {
                     self.forget(index);
                 }
             }
         }
         while self.ring.len() > keep.max(history) + 1 {
             for (index, generation) in self.ring.pop_front().unwrap_or_default() {
-                if self
-                    .get(index)
-                    .is_some_and(|record| record.generation == generation)
-                {
+                if self.slab.get_of(index, generation).is_some() {
                     expired.push(index);
                 }
             }
         }
         while let Some(&(index, generation)) = self.history.front() {
             let cached = self
-                .get(index)
-                .is_some_and(|r| r.generation == generation && r.cached > 0);
+                .slab
+                .get_of(index, generation)
+                .is_some_and(|record| record.cached > 0);
             if cached {
                 break;
             }

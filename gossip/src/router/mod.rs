@@ -139,7 +139,6 @@ impl Router {
         let score = self.scorer.connect(&new.peer_id, new.address);
         let key = self.peers.insert(Peer {
             id: new.peer_id,
-            generation: 0,
             version: new.version,
             outbound: new.outbound,
             direct: self.direct.contains(&new.peer_id),

@@ -1,6 +1,6 @@
 //! Sending messages: our own and those of others.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use barewire_base::{Fault, PeerId};
 
@@ -22,9 +22,19 @@ pub struct PublishOptions {
     pub deliver_locally: bool,
     /// Send it to every peer of the topic, or only to the mesh; `None` for [`Config::flood_publish`](crate::Config::flood_publish).
     pub flood: Option<bool>,
+    /// Wait up to this long until the queues of all peers that it goes to have room; then it is published to those that have.
+    /// That is up to the driver: the router never waits, see [`Router::has_queue_space`].
+    pub wait_for_space: Option<Duration>,
 }
 
 impl PublishOptions {
+    /// Sets how long to wait for room in the queues.
+    #[must_use]
+    pub const fn wait_for_space(mut self, time: Duration) -> Self {
+        self.wait_for_space = Some(time);
+        self
+    }
+
     /// Sets whether our own subscribers get the message.
     #[must_use]
     pub const fn deliver_locally(mut self, deliver: bool) -> Self {

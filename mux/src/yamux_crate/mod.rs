@@ -5,6 +5,11 @@
 //! always has code 0, round trips are measured inside but not told ([`StreamMuxer::ping`] does nothing), there is no
 //! keepalive and there are no write deadlines, and a peer that aborts streams is not slowed down. A stream that is reset
 //! after our side has finished reads as finished.
+//!
+//! Nothing is charged to a memory budget, because the crate does not tell what it holds, and charging all that it may
+//! hold would leave room for a handful of connections. One connection buffers at most what one of
+//! [`yamux::Session`](crate::yamux::Session) may (256 MiB of payload), but any number of connections may do so at once,
+//! no stream is shed for it, and frames of one byte cost the crate an allocation each.
 
 mod pipe;
 
@@ -36,8 +41,19 @@ const MAX_PENDING: usize = 128;
 /// Bytes of a stream that wait to be sent.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// What the crate may grant over all streams.
-const RECEIVE_WINDOW: usize = 256 << 20;
+/// Bytes of all streams that wait to be sent, above which a stream may queue no more than [`SEND_FLOOR`].
+const SEND_MEMORY: usize = 4 << 20;
+const SEND_FLOOR: usize = 64 << 10;
+
+/// What the crate may grant over all streams: 256 KiB for each by protocol, and 64 MiB for windows that grow.
+const RECEIVE_WINDOW: usize = 192 << 20;
+
+/// As much as one session of ours may hold by default.
+const HARD_BOUND: usize = 256 << 20;
+
+const _: () = assert!(
+    RECEIVE_WINDOW + SEND_MEMORY + MAX_STREAMS * SEND_FLOOR + pipe::MAX_WAITING <= HARD_BOUND
+);
 
 /// A session of the `yamux` crate.
 pub struct CrateSession {
@@ -47,6 +63,8 @@ pub struct CrateSession {
     streams: BTreeMap<u32, Held>,
     events: VecDeque<Event>,
     pending: usize,
+    /// Sum over the streams of what they have queued.
+    queued: usize,
     want_open: bool,
     closing: bool,
     ended: Option<Option<MuxError>>,
@@ -226,6 +244,7 @@ impl CrateSession {
             streams: BTreeMap::new(),
             events: VecDeque::new(),
             pending: 0,
+            queued: 0,
             want_open: false,
             closing: false,
             ended: None,
@@ -308,11 +327,14 @@ impl CrateSession {
         let Some(held) = self.streams.get_mut(&id) else {
             return;
         };
-        if held.pump().is_err() {
+        let before = held.queued;
+        let pumped = held.pump();
+        self.queued -= before - held.queued;
+        if pumped.is_err() {
             self.mark_reset(id);
             return;
         }
-        if held.was_full && held.queued <= SEND_BUFFER / 2 {
+        if held.was_full && held.queued <= send_limit(self.queued) / 2 {
             held.was_full = false;
             self.events.push_back(Event::Writable(StreamId(id)));
         }
@@ -331,7 +353,7 @@ impl CrateSession {
         held.reset = true;
         held.stream = None;
         held.queue.clear();
-        held.queued = 0;
+        self.queued -= std::mem::take(&mut held.queued);
         held.rest = Bytes::new();
         if held.released {
             self.forget(id);
@@ -344,6 +366,7 @@ impl CrateSession {
     /// Drops the crate's handle, which is a reset unless the stream was closed.
     fn forget(&mut self, id: u32) {
         if let Some(held) = self.streams.remove(&id) {
+            self.queued -= held.queued;
             self.pending -= usize::from(held.inbound && !held.accepted);
         }
     }
@@ -380,6 +403,15 @@ impl CrateSession {
             Some(Some(error)) => Err(error.clone()),
             _ => Ok(()),
         }
+    }
+}
+
+/// What one stream may queue while all of them have `queued`.
+fn send_limit(queued: usize) -> usize {
+    if queued < SEND_MEMORY {
+        SEND_BUFFER
+    } else {
+        SEND_FLOOR
     }
 }
 
@@ -492,21 +524,25 @@ impl StreamMuxer for CrateSession {
     }
 
     fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), WriteError> {
+        let limit = send_limit(self.queued);
         let held = self.writable(id)?;
-        if held.queued >= SEND_BUFFER {
+        if held.queued >= limit {
             held.was_full = true;
             return Err(WriteError::Full);
         }
-        if !data.is_empty() {
-            held.queued += data.len();
+        let len = data.len();
+        if len > 0 {
+            held.queued += len;
             held.queue.push_back(data);
         }
-        held.was_full |= held.queued >= SEND_BUFFER;
+        held.was_full |= held.queued >= limit;
+        self.queued += len;
         self.pump(id.0);
         Ok(())
     }
 
     fn send_capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
+        let limit = send_limit(self.queued);
         let held = self.streams.get_mut(&id.0).ok_or(WriteError::Unknown)?;
         if held.reset {
             return Err(if self.ended.is_some() {
@@ -518,7 +554,7 @@ impl StreamMuxer for CrateSession {
         if held.fin_queued {
             return Err(WriteError::Finished);
         }
-        let room = SEND_BUFFER.saturating_sub(held.queued);
+        let room = limit.saturating_sub(held.queued);
         held.was_full |= room == 0;
         Ok(room)
     }
@@ -613,9 +649,9 @@ impl StreamMuxer for CrateSession {
     }
 
     fn queued(&self) -> usize {
-        let waiting = |held: &Held| held.queued + usize::from(held.fin_queued && !held.fin_done);
-        let streams = self.streams.values().filter(|held| !held.reset);
-        streams.map(waiting).sum::<usize>() + self.pipe.waiting()
+        let ending = |held: &&Held| !held.reset && held.fin_queued && !held.fin_done;
+        let ends = self.streams.values().filter(ending).count();
+        self.queued + ends + self.pipe.waiting()
     }
 
     fn is_closed(&self) -> bool {

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::io::{AsyncRead, AsyncWrite};
 
 /// The crate is not asked for more than this before the owner has taken what is there.
-const MAX_WAITING: usize = 256 << 10;
+pub(super) const MAX_WAITING: usize = 256 << 10;
 
 const HEADER_LEN: usize = 12;
 const TYPE_DATA: u8 = 0;

@@ -100,14 +100,17 @@ impl LinkControl {
         self.rtt.store(nanos.max(1), Ordering::Relaxed);
     }
 
-    /// Whether the peer may push now: not sooner than `interval` after its last one.
-    pub(crate) fn allow_push(&self, now: Instant, interval: Duration) -> bool {
+    /// Counts a push, or what is read in its place, unless the last one was less than `interval`
+    /// ago: the time of that one is the error.
+    pub(crate) fn take_push(&self, now: Instant, interval: Duration) -> Result<(), Instant> {
         let mut last = self.last_push.lock();
-        let allowed = last.is_none_or(|last| now.duration_since(last) >= interval);
-        if allowed {
-            *last = Some(now);
+        match *last {
+            Some(last) if now.duration_since(last) < interval => Err(last),
+            _ => {
+                *last = Some(now);
+                Ok(())
+            }
         }
-        allowed
     }
 
     /// Sets the flag; `true` if it was different before.

@@ -46,11 +46,20 @@ const DRAIN_CHECK: Duration = Duration::from_secs(1);
 
 /// Work that has ended.
 enum Done {
-    /// A stream was served. Carries its protocol if the handler panicked.
-    Stream(Option<Arc<str>>),
+    Stream(Served),
     Identify,
-    Push,
+    /// What changed has been told, or asked for.
+    Update,
     Ping(Result<Duration, PingError>),
+}
+
+/// How a stream ended.
+enum Served {
+    Done,
+    /// The handler of this protocol panicked.
+    Panicked(Arc<str>),
+    /// The peer has changed again too soon after its last push, which was taken then.
+    PushRefused(Instant),
 }
 
 /// The task of one connection.
@@ -180,7 +189,7 @@ impl ConnectionTask {
             Negotiating::new(&self.negotiating),
         ));
         match std::future::poll_fn(|cx| Poll::Ready(serving.as_mut().poll(cx))).await {
-            Poll::Ready(panicked) => self.stream_done(panicked),
+            Poll::Ready(served) => self.stream_done(served),
             Poll::Pending => {
                 self.serving += 1;
                 let span = tracing::Span::current();
@@ -190,8 +199,18 @@ impl ConnectionTask {
         }
     }
 
-    fn stream_done(&self, panicked: Option<Arc<str>>) {
-        let Some(protocol) = panicked else { return };
+    fn stream_done(&mut self, served: Served) {
+        let protocol = match served {
+            Served::Done => return,
+            Served::Panicked(protocol) => protocol,
+            Served::PushRefused(last) => {
+                let config = &self.shared.config.identify;
+                // A query has ended when the next one may begin: there is one at most.
+                let after = config.push_interval.max(config.timeout);
+                self.upkeep.reread_at.get_or_insert(last + after);
+                return;
+            }
+        };
         let peer = self.connection.peer_id();
         tracing::error!(%peer, %protocol, "a protocol handler panicked; its stream is reset");
         self.shared
@@ -201,12 +220,12 @@ impl ConnectionTask {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Stream(panicked) => {
+            Done::Stream(served) => {
                 self.serving -= 1;
-                self.stream_done(panicked);
+                self.stream_done(served);
             }
             Done::Identify => self.plan_push(),
-            Done::Push => {}
+            Done::Update => {}
             Done::Ping(result) => self.ping_done(result),
         }
     }
@@ -277,6 +296,9 @@ impl ConnectionTask {
         if due(&mut self.upkeep.push_at) {
             self.push(now);
         }
+        if due(&mut self.upkeep.reread_at) {
+            self.reread(now);
+        }
         if due(&mut self.upkeep.idle_check_at) {
             self.check_idle(now);
         }
@@ -295,7 +317,26 @@ impl ConnectionTask {
             if let Err(error) = identify::push(&connection, message, timeout).await {
                 tracing::debug!(peer = %connection.peer_id(), %error, "push failed");
             }
-            Done::Push
+            Done::Update
+        });
+    }
+
+    /// Asks a peer whose last pushes came too soon to be taken who it is now.
+    fn reread(&mut self, now: Instant) {
+        let interval = self.shared.config.identify.push_interval;
+        if self.control.take_push(now, interval).is_err() {
+            // A later push has been taken, and says what the refused ones said.
+            return;
+        }
+        let (shared, connection) = (Arc::clone(&self.shared), self.connection.clone());
+        self.work.spawn(async move {
+            match identify::query(&connection, shared.config.identify.timeout).await {
+                Ok(info) => shared.learn(&connection, &Arc::new(info)),
+                Err(error) => {
+                    tracing::debug!(peer = %connection.peer_id(), %error, "identify failed");
+                }
+            }
+            Done::Update
         });
     }
 
@@ -386,9 +427,9 @@ impl ConnectionTask {
             tokio::select! {
                 biased;
                 Some(done) = self.work.join_next() => {
-                    if let Ok(Done::Stream(panicked)) = done {
+                    if let Ok(Done::Stream(served)) = done {
                         self.serving -= 1;
-                        self.stream_done(panicked);
+                        self.stream_done(served);
                     }
                 }
                 () = &mut kill => {
@@ -428,6 +469,8 @@ struct Upkeep {
     push_wanted: bool,
     push_at: Option<Instant>,
     last_push: Option<Instant>,
+    /// The peer has pushed too often and is asked then.
+    reread_at: Option<Instant>,
     idle_check_at: Option<Instant>,
     retire_check_at: Option<Instant>,
     quiet_since: Option<Instant>,
@@ -447,6 +490,7 @@ impl Upkeep {
             push_wanted: false,
             push_at: None,
             last_push: None,
+            reread_at: None,
             idle_check_at: config.idle_timeout.map(|timeout| now + timeout),
             retire_check_at: None,
             quiet_since: None,
@@ -458,6 +502,7 @@ impl Upkeep {
             self.identify_at,
             self.ping_at,
             self.push_at,
+            self.reread_at,
             self.idle_check_at,
             self.retire_check_at,
         ];
@@ -486,7 +531,7 @@ impl Drop for Negotiating {
     }
 }
 
-/// Agrees on a protocol and serves the stream. Returns the protocol if its handler panicked.
+/// Agrees on a protocol and serves the stream.
 async fn serve(
     shared: Arc<Shared>,
     connection: Connection,
@@ -494,7 +539,7 @@ async fn serve(
     registry: Arc<Registry>,
     stream: InboundStream,
     negotiating: Negotiating,
-) -> Option<Arc<str>> {
+) -> Served {
     let negotiation = stream.negotiate(|name| registry.find(name));
     let timeout = shared.config.negotiation_timeout;
     let negotiated = tokio::time::timeout(timeout, negotiation).await;
@@ -510,7 +555,7 @@ async fn serve(
                     .incidents
                     .record(kind, 1, error.fault(), &peer, &error);
             }
-            return None;
+            return Served::Done;
         }
         // Dropping the negotiation has reset the stream.
         Err(_) => {
@@ -518,10 +563,13 @@ async fn serve(
             let cause = "a stream did not agree on a protocol in time";
             let kind = Incident::StreamNegotiation;
             shared.incidents.record(kind, 1, Fault::Peer, &peer, &cause);
-            return None;
+            return Served::Done;
         }
     };
-    match registry.service(stream.protocol())? {
+    let Some(service) = registry.service(stream.protocol()) else {
+        return Served::Done;
+    };
+    match service {
         Service::Identify => {
             stream.hold_nothing();
             let message = shared.identify_message(&connection);
@@ -530,7 +578,7 @@ async fn serve(
         }
         Service::IdentifyPush => {
             stream.hold_nothing();
-            receive_push(&shared, &connection, &control, stream).await;
+            return receive_push(&shared, &connection, &control, stream).await;
         }
         Service::Ping => {
             stream.hold_nothing();
@@ -551,10 +599,12 @@ async fn serve(
                 }
                 None => None,
             };
-            return handled.is_none().then_some(protocol);
+            if handled.is_none() {
+                return Served::Panicked(protocol);
+            }
         }
     }
-    None
+    Served::Done
 }
 
 async fn receive_push(
@@ -562,11 +612,11 @@ async fn receive_push(
     connection: &Connection,
     control: &LinkControl,
     mut stream: Stream,
-) {
+) -> Served {
     let config = &shared.config.identify;
-    if !control.allow_push(Instant::now(), config.push_interval) {
+    if let Err(last) = control.take_push(Instant::now(), config.push_interval) {
         stream.reset(codes::STREAM_RATE_LIMITED);
-        return;
+        return Served::PushRefused(last);
     }
     // Nothing to say on this stream.
     let _ = stream.finish();
@@ -574,7 +624,7 @@ async fn receive_push(
     let peer = connection.peer_id();
     let Ok(Ok(reader)) = read else {
         stream.reset(codes::STREAM_PROTOCOL_VIOLATION);
-        return;
+        return Served::Done;
     };
     let known = shared.table.lock().info(&peer);
     let key = connection.public_key();
@@ -586,6 +636,7 @@ async fn receive_push(
         Ok(info) => shared.learn(connection, &Arc::new(info)),
         Err(error) => tracing::debug!(%peer, %error, "refused an identify push"),
     }
+    Served::Done
 }
 
 impl Shared {

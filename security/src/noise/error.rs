@@ -104,7 +104,4 @@ pub enum PayloadError {
     /// The identity key is absent, malformed or of an unknown type.
     #[error("the identity key is missing or invalid")]
     IdentityKey,
-    /// More than [`MAX_CERTHASHES`](super::MAX_CERTHASHES) certificate hashes.
-    #[error("{0} certificate hashes are too many")]
-    TooManyCerthashes(usize),
 }

@@ -199,20 +199,17 @@ impl Handshake {
                 Ok(Stage::Expects { message: 3, noise })
             }
             (Role::Responder, _) => {
-                let (public_key, muxers) = self.identify(payload.into(), &noise, None)?;
-                let muxer = first_common(&muxers, &self.config.muxers, |theirs, ours| {
-                    **theirs == **ours
-                })
-                .map(|(_, ours)| Arc::clone(ours));
+                let (public_key, payload) = self.identify(payload.into(), &noise, None)?;
+                let ours = &self.config.muxers;
+                let same = |theirs: &str| ours.iter().find(|ours| ***ours == *theirs);
+                let muxer = payload.muxers().find_map(same).cloned();
                 let (theirs, ours) = split_keys(&mut noise);
                 secured(public_key, muxer, &ours, &theirs)
             }
             (Role::Initiator { expected }, _) => {
-                let (public_key, muxers) = self.identify(payload.into(), &noise, expected)?;
-                let muxer = first_common(&self.config.muxers, &muxers, |ours, theirs| {
-                    **ours == **theirs
-                })
-                .map(|(ours, _)| Arc::clone(ours));
+                let (public_key, payload) = self.identify(payload.into(), &noise, expected)?;
+                let named = |ours: &&Arc<str>| payload.muxers().any(|theirs| *theirs == ***ours);
+                let muxer = self.config.muxers.iter().find(named).cloned();
                 self.outgoing = write_frame(&mut noise, &self.config.payload)
                     .map_err(|error| failure(&error, message))?;
                 let (ours, theirs) = split_keys(&mut noise);
@@ -228,22 +225,19 @@ impl Handshake {
         payload: Bytes,
         noise: &HandshakeState,
         expected: Option<PeerId>,
-    ) -> Result<(PublicKey, Vec<String>), HandshakeError> {
-        let Payload {
-            identity_key,
-            identity_sig,
-            muxers,
-        } = Payload::decode(payload)?;
+    ) -> Result<(PublicKey, Payload), HandshakeError> {
+        let payload = Payload::decode(payload)?;
+        let (identity_key, identity_sig) = (&payload.identity_key, &payload.identity_sig);
         let static_key: &[u8; KEY] = noise
             .get_remote_static()
             .and_then(<[u8]>::first_chunk)
             .ok_or(HandshakeError::Crypto)?;
-        let binding = Digest::of(&[&identity_key, static_key, &identity_sig]);
+        let binding = Digest::of(&[identity_key, static_key, identity_sig]);
         let known = self.config.verified.get(&binding);
         let public_key = match &known {
             Some(key) => key.clone(),
             None => {
-                PublicKey::from_protobuf(&identity_key).map_err(|_| PayloadError::IdentityKey)?
+                PublicKey::from_protobuf(identity_key).map_err(|_| PayloadError::IdentityKey)?
             }
         };
         let found = public_key.peer_id();
@@ -252,11 +246,11 @@ impl Handshake {
         }
         if known.is_none() {
             public_key
-                .verify(&payload::signed_bytes(static_key), &identity_sig)
+                .verify(&payload::signed_bytes(static_key), identity_sig)
                 .map_err(|_| HandshakeError::Signature)?;
             self.config.verified.insert(&binding, public_key.clone());
         }
-        Ok((public_key, muxers))
+        Ok((public_key, payload))
     }
 }
 
@@ -314,17 +308,6 @@ fn failure(error: &snow::Error, message: u8) -> HandshakeError {
         snow::Error::Decrypt => HandshakeError::Authentication { message },
         _ => HandshakeError::Crypto,
     }
-}
-
-/// The first element of `preferred` that `other` holds too, with its counterpart.
-fn first_common<'a, A, B>(
-    preferred: &'a [A],
-    other: &'a [B],
-    same: impl Fn(&A, &B) -> bool,
-) -> Option<(&'a A, &'a B)> {
-    preferred
-        .iter()
-        .find_map(|a| other.iter().find(|b| same(a, b)).map(|b| (a, b)))
 }
 
 /// The keys of the records from initiator to responder, and back.

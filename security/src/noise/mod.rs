@@ -59,6 +59,3 @@ pub const MAX_FRAME: usize = 65_537;
 /// Most muxers that count in one list; a longer list counts as none, as in go-libp2p
 /// (`maxProtoNum`).
 pub const MAX_MUXERS: usize = 100;
-
-/// Most certificate hashes a payload may carry; more are refused. They only matter to WebTransport.
-pub const MAX_CERTHASHES: usize = 64;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use barewire_base::proto::{ScanLimits, scan};
+use barewire_base::proto::{Fields, ScanError, ScanLimits, Value, scan};
 use bytes::Bytes;
 use prost::Message;
 
-use super::{MAX_CERTHASHES, MAX_MUXERS, PayloadError};
+use super::{MAX_MUXERS, PayloadError};
 
 /// What is signed: this and the 32 bytes of the static key.
 const SIGNATURE_PREFIX: &[u8] = b"noise-libp2p-static-key:";
@@ -16,12 +16,8 @@ const PAYLOAD_LIMITS: ScanLimits = ScanLimits {
     max_fields: 16,
     max_depth: 0,
 };
-/// Fields of the extensions: a list of muxers and one of hashes at their ends, and as much again of
-/// unknown ones.
-const EXTENSION_LIMITS: ScanLimits = ScanLimits {
-    max_fields: 2 * (MAX_MUXERS + MAX_CERTHASHES),
-    max_depth: 0,
-};
+/// Field of the extensions that names muxers. That of WebTransport's certificate hashes is skipped like any unknown one.
+const MUXERS: u32 = 2;
 
 /// `NoiseHandshakePayload`. Field 3 was early data once; it is skipped like any unknown field.
 #[derive(Clone, PartialEq, Message)]
@@ -30,15 +26,14 @@ struct Wire {
     identity_key: Option<Bytes>,
     #[prost(bytes = "bytes", optional, tag = "2")]
     identity_sig: Option<Bytes>,
-    /// `NoiseExtensions`, kept as bytes until they have been scanned.
+    /// `NoiseExtensions`, kept as bytes: nothing in them is worth an allocation.
     #[prost(bytes = "bytes", optional, tag = "4")]
     extensions: Option<Bytes>,
 }
 
+/// What we send in it.
 #[derive(Clone, PartialEq, Message)]
 struct Extensions {
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    webtransport_certhashes: Vec<Bytes>,
     #[prost(string, repeated, tag = "2")]
     stream_muxers: Vec<String>,
 }
@@ -49,37 +44,52 @@ pub(super) struct Payload {
     /// The identity key in protobuf form, empty when absent.
     pub(super) identity_key: Bytes,
     pub(super) identity_sig: Bytes,
-    /// At most [`MAX_MUXERS`] names, in the peer's order; empty when absent or longer.
-    pub(super) muxers: Vec<String>,
+    /// Checked. Empty when absent or when they name more than [`MAX_MUXERS`].
+    extensions: Bytes,
 }
 
 impl Payload {
-    /// Decodes a payload, whose allocations are bounded before they are made.
+    /// Decodes a payload. Takes time linear in its bytes and allocates nothing.
     pub(super) fn decode(message: Bytes) -> Result<Self, PayloadError> {
         scan(&message, &PAYLOAD_LIMITS)?;
         let wire = Wire::decode(message).map_err(|_| PayloadError::Field)?;
-        let muxers = wire.extensions.map_or(Ok(Vec::new()), muxers)?;
+        let mut extensions = wire.extensions.unwrap_or_default();
+        if count_muxers(&extensions)? > MAX_MUXERS {
+            extensions = Bytes::new();
+        }
         Ok(Self {
             identity_key: wire.identity_key.unwrap_or_default(),
             identity_sig: wire.identity_sig.unwrap_or_default(),
-            muxers,
+            extensions,
+        })
+    }
+
+    /// At most [`MAX_MUXERS`] names, in the peer's order.
+    pub(super) fn muxers(&self) -> impl Iterator<Item = &str> {
+        let mut fields = Fields::new(&self.extensions);
+        let fields = std::iter::from_fn(move || fields.next_field().ok().flatten());
+        fields.filter_map(|field| match (field.number, field.value) {
+            (MUXERS, Value::Bytes(name)) => str::from_utf8(name).ok(),
+            _ => None,
         })
     }
 }
 
-fn muxers(extensions: Bytes) -> Result<Vec<String>, PayloadError> {
-    scan(&extensions, &EXTENSION_LIMITS)?;
-    let extensions = Extensions::decode(extensions).map_err(|_| PayloadError::Field)?;
-    let hashes = extensions.webtransport_certhashes.len();
-    if hashes > MAX_CERTHASHES {
-        return Err(PayloadError::TooManyCerthashes(hashes));
+/// Checks the extensions and counts the muxers in them. However many other fields there are, a newer peer may mean
+/// something by them.
+fn count_muxers(extensions: &[u8]) -> Result<usize, PayloadError> {
+    let mut fields = Fields::new(extensions);
+    let mut muxers = 0;
+    while let Some(field) = fields.next_field()? {
+        match (field.number, field.value) {
+            (_, Value::StartGroup) => return Err(ScanError::TooDeep(0).into()),
+            (_, Value::EndGroup) => return Err(ScanError::Group.into()),
+            (MUXERS, Value::Bytes(name)) if str::from_utf8(name).is_ok() => muxers += 1,
+            (MUXERS, _) => return Err(PayloadError::Field),
+            _ => {}
+        }
     }
-    let muxers = extensions.stream_muxers;
-    Ok(if muxers.len() > MAX_MUXERS {
-        Vec::new()
-    } else {
-        muxers
-    })
+    Ok(muxers)
 }
 
 /// Encodes our own payload. Without muxers it has no extensions at all, as of a peer that knows
@@ -87,12 +97,7 @@ fn muxers(extensions: Bytes) -> Result<Vec<String>, PayloadError> {
 pub(super) fn encode(identity_key: Vec<u8>, identity_sig: Vec<u8>, muxers: &[Arc<str>]) -> Vec<u8> {
     let extensions = (!muxers.is_empty()).then(|| {
         let stream_muxers = muxers.iter().map(|muxer| muxer.to_string()).collect();
-        Extensions {
-            stream_muxers,
-            webtransport_certhashes: Vec::new(),
-        }
-        .encode_to_vec()
-        .into()
+        Extensions { stream_muxers }.encode_to_vec().into()
     });
     Wire {
         identity_key: Some(identity_key.into()),

@@ -100,6 +100,29 @@ fn violations_end_the_connection_with_go_away() {
     rig.finish(Some("muxer"));
 }
 
+/// Row 28: a violation in one record with the proposal of the muxer, and silence: nothing more comes that could wake
+/// whoever reads it.
+#[test]
+fn a_violation_beside_the_proposal_ends_the_connection() {
+    let rig = Rig::start("row 28", "beside");
+    let strike = |target| {
+        let mut attacker = Attacker::secure_with(target, Vec::new());
+        let bad = header(0, 4, SYN, 1, 0);
+        let record = [propose("/yamux/1.0.0"), bad.to_vec()].concat();
+        attacker.send(&record).unwrap();
+        attacker.drain()
+    };
+    let (answer, took) = rig.strike(strike);
+    let polite = says_go_away(&answer, 1);
+    println!(
+        "row 28: a violation beside the proposal: go-away 1 {polite}, closed after {took:.1?}"
+    );
+    assert!(polite, "no go-away");
+    within("closed", took, Duration::from_secs(2));
+    rig.standard(strike);
+    rig.finish(Some("muxer"));
+}
+
 /// Row 28, lenient side: what go, rust and js ignore is ignored.
 #[test]
 fn frames_of_unknown_streams_are_ignored() {

@@ -61,7 +61,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
 pub use self::{
     config::GossipConfig,
-    publish::{PublishOptions, Receipt},
+    publish::Receipt,
     subscription::{Subscription, SubscriptionOptions},
     trace::{Replay, ReplayError, TraceWriter},
     validate::Validator,
@@ -76,7 +76,7 @@ use crate::{Endpoint, RouterBuilder, manager::now};
 
 pub use barewire_gossip::{
     self as core, Acceptance, Config, ConfigError, Delivery as Message, DropReason, MessageId,
-    MessageIdFn, Payload, SeqnoPolicy, SubscribeOptions, TopicConfig, Version,
+    MessageIdFn, Payload, PublishOptions, SeqnoPolicy, SubscribeOptions, TopicConfig, Version,
 };
 
 /// Inputs that the driver has not looked at.

@@ -3,53 +3,11 @@
 use std::{sync::Arc, time::Instant};
 
 use barewire_base::PeerId;
-use barewire_gossip::{DropReason, MessageId, OutgoingMessage, PublishError};
+use barewire_gossip::{DropReason, MessageId, OutgoingMessage, PublishError, PublishOptions};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{driver::Driver, trace};
-
-/// How to publish a message.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PublishOptions {
-    /// Hand it to our own subscribers of the topic too. Off.
-    pub deliver_locally: bool,
-    /// Send it to all peers of the topic, or only to the mesh; `None` for what the router is configured for.
-    pub flood: Option<bool>,
-    /// Wait up to this long until the queues of all peers that it goes to have room; then it is published to those that have.
-    pub wait_for_space: Option<std::time::Duration>,
-}
-
-impl PublishOptions {
-    /// Sets how long to wait for room in the queues.
-    #[must_use]
-    pub const fn wait_for_space(mut self, time: std::time::Duration) -> Self {
-        self.wait_for_space = Some(time);
-        self
-    }
-
-    /// Sets whether our own subscribers get it.
-    #[must_use]
-    pub const fn deliver_locally(mut self, deliver: bool) -> Self {
-        self.deliver_locally = deliver;
-        self
-    }
-
-    /// Sets whether all peers of the topic are sent it.
-    #[must_use]
-    pub const fn flood(mut self, flood: bool) -> Self {
-        self.flood = Some(flood);
-        self
-    }
-
-    pub(super) fn core(&self) -> barewire_gossip::PublishOptions {
-        let mut options = barewire_gossip::PublishOptions::default();
-        options.deliver_locally = self.deliver_locally;
-        options.flood = self.flood;
-        options
-    }
-}
 
 /// What became of a publication at each peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,9 +68,7 @@ impl Driver {
     }
 
     fn publish_now(&mut self, at: Instant, publish: Publish) {
-        let result = self
-            .router
-            .publish(at, &publish.message, publish.options.core());
+        let result = self.router.publish(at, &publish.message, publish.options);
         let result = result.map(|receipt| {
             let names = |keys: &[barewire_gossip::PeerKey]| {
                 keys.iter()

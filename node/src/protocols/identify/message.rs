@@ -6,7 +6,7 @@ use barewire_base::{
     Fault, Multiaddr, PeerId, PublicKey,
     framing::{FramingError, LengthPrefixedDecoder, encode_prefixed},
     peer_record::PeerRecord,
-    proto::{ScanError, ScanLimits, scan},
+    proto::{Field, Fields, ScanError, Value},
 };
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -164,18 +164,33 @@ impl Reader {
         if self.messages > MAX_MESSAGES {
             return Err(MessageError::TooManyMessages);
         }
-        // Room for all protocols and more addresses than are kept; a message of empty fields would
-        // otherwise decode to many times its size.
-        let limits = ScanLimits {
-            max_fields: 1024,
-            max_depth: 0,
-        };
-        scan(&body, &limits).map_err(MessageError::Scan)?;
-        self.wire.merge(body).map_err(|_| MessageError::Decode)?;
-        if self.wire.protocols.len() > MAX_PROTOCOLS {
-            return Err(MessageError::TooManyProtocols);
+        // By hand, because what is not kept must not be allocated: empty fields decode to many times their size.
+        let mut fields = Fields::new(&body);
+        while let Some(Field { number, value }) = fields.next_field().map_err(MessageError::Scan)? {
+            let slice = match value {
+                Value::Bytes(slice) => slice,
+                Value::StartGroup => return Err(MessageError::Scan(ScanError::TooDeep(0))),
+                Value::EndGroup => return Err(MessageError::Scan(ScanError::Group)),
+                _ if matches!(number, 1..=6 | 8) => return Err(MessageError::Decode),
+                _ => continue,
+            };
+            let bytes = || body.slice_ref(slice);
+            let text = || str::from_utf8(slice).map_err(|_| MessageError::Decode);
+            let wire = &mut self.wire;
+            match number {
+                1 => wire.public_key = Some(bytes()),
+                2 if wire.listen_addrs.len() < MAX_ADDRESSES => wire.listen_addrs.push(bytes()),
+                3 if wire.protocols.len() >= MAX_PROTOCOLS => {
+                    return Err(MessageError::TooManyProtocols);
+                }
+                3 => wire.protocols.push(text()?.to_owned()),
+                4 => wire.observed_addr = Some(bytes()),
+                5 => wire.protocol_version = Some(text()?.to_owned()),
+                6 => wire.agent_version = Some(text()?.to_owned()),
+                8 => wire.signed_peer_record = Some(bytes()),
+                _ => {}
+            }
         }
-        self.wire.listen_addrs.truncate(MAX_ADDRESSES);
         Ok(())
     }
 
@@ -497,10 +512,14 @@ mod tests {
         );
         assert!(read(many(128, b"\x1a\x01/"), key).is_ok());
         // Empty fields, which would decode to many times their size.
-        assert!(matches!(
-            read(many(4_000, b"\x12\x00"), key),
-            Err(MessageError::Scan(ScanError::TooManyFields(_)))
-        ));
+        assert_eq!(
+            read(many(4_000, b"\x12\x00"), key).unwrap().listen_addrs,
+            []
+        );
+        // Text as a number, bytes as a group.
+        for damaged in [&b"\x18\x01"[..], b"\x13\x14"] {
+            assert!(read(many(1, damaged), key).is_err());
+        }
         // A thousand addresses keep the first 128.
         let wire = Wire {
             listen_addrs: addrs(1_000)
