@@ -28,10 +28,14 @@ const SOURCES: u32 = 240;
 
 /// Who is where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// The node under attack.
     Victim,
+    /// Its honest peers.
     Honest,
+    /// Who has many addresses and a processor to itself.
     Attacker,
+    /// The bridge between them.
     Switch,
 }
 
@@ -60,7 +64,7 @@ fn namespaces() -> Option<&'static Namespaces> {
                 Ok(namespaces) => Some(namespaces),
                 Err(reason) => {
                     assert!(
-                        !barewire_tests::peers::required(),
+                        !crate::peers::required(),
                         "CI needs network namespaces: {reason}"
                     );
                     println!("attacks: everything runs on the loopback interface: {reason}");
@@ -72,7 +76,7 @@ fn namespaces() -> Option<&'static Namespaces> {
 }
 
 /// Whether the sides have namespaces.
-pub(crate) fn isolated() -> bool {
+pub fn isolated() -> bool {
     namespaces().is_some()
 }
 
@@ -156,7 +160,7 @@ fn ip(args: &[&str]) -> Result<(), String> {
 }
 
 /// Moves this thread, and what it starts from now on, to a side. The attacker has a processor of its own.
-pub(crate) fn enter(side: Side) {
+pub fn enter(side: Side) {
     let Some(all) = namespaces() else { return };
     let namespace = match side {
         Side::Victim => &all.victim,
@@ -172,7 +176,7 @@ pub(crate) fn enter(side: Side) {
 }
 
 /// Runs `work` on a thread of its own at a side.
-pub(crate) fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
+pub fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             enter(side);
@@ -186,7 +190,7 @@ pub(crate) fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Where the victim, and the sink in its place, listen.
-pub(crate) fn victim_ip() -> IpAddr {
+pub fn victim_ip() -> IpAddr {
     if isolated() {
         Ipv4Addr::new(10, 231, 0, 1).into()
     } else {
@@ -195,14 +199,14 @@ pub(crate) fn victim_ip() -> IpAddr {
 }
 
 /// Pulls the attacker's cable, or plugs it in again: no packet passes in either direction, and no side is told.
-pub(crate) fn plug_attacker(state: &str) {
+pub fn plug_attacker(state: &str) {
     at(Side::Switch, || {
         ip(&["link", "set", "attacker", state]).unwrap();
     });
 }
 
 /// Connects from the next of the attacker's addresses, with deadlines that keep a test from hanging.
-pub(crate) fn connect(addr: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
+pub fn connect(addr: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(addr),
