@@ -10,3 +10,12 @@
 pub mod net;
 pub mod rig;
 pub mod victim;
+
+/// What carries connections to the victim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// TCP, with either secure channel.
+    Tcp,
+    /// QUIC.
+    Quic,
+}

@@ -26,6 +26,9 @@ use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched
 /// Addresses of the attacker, so that limits per address do not stop it early.
 const SOURCES: u32 = 240;
 
+/// Addresses that only invented packets come from.
+pub const SPOOFED: &str = "10.232.0.0/16";
+
 /// Who is where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -138,6 +141,16 @@ impl Namespaces {
             "dev",
             "eth0",
         ])?;
+        // What the victim answers to addresses that nobody has leaves by the attacker, who drops it.
+        ip(&[
+            "-n",
+            &sides[0],
+            "route",
+            "add",
+            SPOOFED,
+            "via",
+            "10.231.1.1",
+        ])?;
         for source in 1..=SOURCES {
             let addr = format!("10.231.1.{source}/16");
             ip(&["-n", &sides[2], "addr", "add", &addr, "dev", "eth0"])?;
@@ -198,6 +211,16 @@ pub fn victim_ip() -> IpAddr {
     }
 }
 
+/// Bytes that the interface of this thread's namespace has received and sent, as the kernel counts them.
+pub fn bytes_on(interface: &str) -> Option<(u64, u64)> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    let line = table
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&format!("{interface}:")))?;
+    let mut fields = line.split_whitespace().map(str::parse);
+    Some((fields.next()?.ok()?, fields.nth(7)?.ok()?))
+}
+
 /// Pulls the attacker's cable, or plugs it in again: no packet passes in either direction, and no side is told.
 pub fn plug_attacker(state: &str) {
     at(Side::Switch, || {
@@ -205,18 +228,25 @@ pub fn plug_attacker(state: &str) {
     });
 }
 
+/// The next of the attacker's addresses; without namespaces the one that all share.
+pub fn next_source() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !isolated() {
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    let host = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES;
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 231, 1, 0)) + host).into()
+}
+
 /// Connects from the next of the attacker's addresses, with deadlines that keep a test from hanging.
 pub fn connect(addr: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(addr),
         socket2::Type::STREAM,
         None,
     )?;
     if isolated() {
-        let host = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES;
-        let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 231, 1, 0)) + host);
-        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.bind(&SocketAddr::from((next_source(), 0)).into())?;
     }
     socket.connect_timeout(&addr.into(), Duration::from_secs(10))?;
     let socket = TcpStream::from(socket);

@@ -7,7 +7,8 @@
 //! the log has to name the reason.
 
 use std::{
-    net::SocketAddr,
+    io::{ErrorKind, Read},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +23,8 @@ use barewire_node::{Config, Endpoint};
 use bytes::Bytes;
 
 use super::{
-    net::{Side, at, enter},
+    Carrier,
+    net::{self, Side, at, enter},
     victim::{Held, Sink, Victim},
 };
 use crate::full;
@@ -71,11 +73,20 @@ impl Rig {
         Self::limited(row, name, None)
     }
 
+    /// With a victim on QUIC.
+    pub fn quic(row: &'static str, name: &str) -> Self {
+        Self::with(row, name, Carrier::Quic, None)
+    }
+
     /// With a victim in a memory cgroup of `limit` bytes.
     pub fn limited(row: &'static str, name: &str, limit: Option<u64>) -> Self {
+        Self::with(row, name, Carrier::Tcp, limit)
+    }
+
+    fn with(row: &'static str, name: &str, carrier: Carrier, limit: Option<u64>) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let victim = Victim::start(name, limit);
+        let victim = Victim::start(name, carrier, limit);
         let bystanders = Bystanders::start(&victim);
         // Identify and the first pings are over.
         std::thread::sleep(Duration::from_millis(500));
@@ -83,7 +94,7 @@ impl Rig {
         Self {
             row,
             bystanders,
-            sink: Sink::start(),
+            sink: Sink::start(carrier),
             before,
             growth_kib: 64 << 10,
             victim,
@@ -297,7 +308,47 @@ async fn exchange(
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    drop(stream);
+    drop(connection);
+    // Over QUIC nobody but the endpoint says goodbye.
+    endpoint.shutdown(Duration::from_secs(2)).await;
     count
+}
+
+/// How long a test waits for the victim at most.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Connects with deadlines that keep a test from hanging.
+pub fn connect(target: Target) -> TcpStream {
+    net::connect(target.socket, target.hold.unwrap_or(PATIENCE)).unwrap()
+}
+
+/// How long until the victim closes a raw socket, at most what the target is held for; `None` if it does not.
+pub fn until_closed(socket: &mut TcpStream, since: Instant, target: Target) -> Option<Duration> {
+    let patience = target.hold.unwrap_or(PATIENCE);
+    let mut chunk = [0; 4096];
+    loop {
+        // A timeout of 0 is none.
+        let left = patience
+            .checked_sub(since.elapsed())
+            .filter(|left| !left.is_zero())?;
+        socket.set_read_timeout(Some(left)).unwrap();
+        match socket.read(&mut chunk) {
+            Ok(0) => return Some(since.elapsed()),
+            Ok(_) => {}
+            Err(error) if closed(&error) => return Some(since.elapsed()),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whether the other side has ended a connection that fails like this.
+#[must_use]
+pub fn closed(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
+    )
 }
 
 /// Runs `work` on a runtime of this thread.

@@ -11,7 +11,10 @@ use std::{
 use barewire_base::Multiaddr;
 use tokio::sync::oneshot;
 
-use super::net::{Side, at, enter, victim_ip};
+use super::{
+    Carrier,
+    net::{Side, at, enter, victim_ip},
+};
 use crate::cgroup::Cgroup;
 
 /// A `barewire listen` process.
@@ -41,7 +44,7 @@ pub struct Held {
 
 impl Victim {
     /// Starts a node on a port of its own, in a memory cgroup of `limit` bytes if one is given.
-    pub fn start(name: &str, limit: Option<u64>) -> Self {
+    pub fn start(name: &str, carrier: Carrier, limit: Option<u64>) -> Self {
         let stderr =
             std::env::temp_dir().join(format!("barewire-attack-{name}-{}.log", std::process::id()));
         let log = fs::File::create(&stderr).unwrap();
@@ -71,7 +74,10 @@ impl Victim {
             .args([
                 "listen",
                 "--listen",
-                &format!("/ip4/{}/tcp/0", victim_ip()),
+                &match carrier {
+                    Carrier::Tcp => format!("/ip4/{}/tcp/0", victim_ip()),
+                    Carrier::Quic => format!("/ip4/{}/udp/0/quic-v1", victim_ip()),
+                },
                 "--json",
             ])
             .env("RUST_LOG", "info")
@@ -90,7 +96,7 @@ impl Victim {
             .unwrap();
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
         let addr: Multiaddr = event["addr"].as_str().unwrap().parse().unwrap();
-        let (socket, _) = addr.to_tcp().unwrap();
+        let (socket, _) = addr.to_tcp().or_else(|| addr.to_quic()).unwrap();
         Self {
             stdin: process.stdin.take(),
             process,
@@ -200,7 +206,7 @@ impl Drop for Victim {
     }
 }
 
-/// Takes connections at the victim's place and reads all that comes. What an attack costs the bystanders when nobody
+/// Takes connections, or datagrams, at the victim's place and reads all that comes. What an attack costs the bystanders when nobody
 /// defends against anything is what it is measured against.
 #[derive(Debug)]
 pub struct Sink {
@@ -212,7 +218,7 @@ pub struct Sink {
 
 impl Sink {
     /// Starts one on a thread of its own.
-    pub fn start() -> Self {
+    pub fn start(carrier: Carrier) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -222,6 +228,18 @@ impl Sink {
                 .build()
                 .unwrap();
             runtime.block_on(async {
+                if carrier == Carrier::Quic {
+                    let socket = tokio::net::UdpSocket::bind((victim_ip(), 0)).await.unwrap();
+                    bound.send(socket.local_addr().unwrap()).unwrap();
+                    let mut scratch = vec![0; 64 << 10];
+                    loop {
+                        tokio::select! {
+                            _ = &mut stopped => return,
+                            // What it is told of earlier datagrams is nothing to it.
+                            _ = socket.recv_from(&mut scratch) => {}
+                        }
+                    }
+                }
                 let listener = tokio::net::TcpListener::bind((victim_ip(), 0))
                     .await
                     .unwrap();
