@@ -33,10 +33,12 @@ pub enum Incident {
     TooManyConnections,
     /// A connection broke the muxer protocol, or flooded it.
     Muxer,
-    /// A connection sent a damaged record, or flooded with empty ones.
+    /// A connection sent a damaged record, or flooded with empty ones or changes of keys.
     Record,
     /// A connection broke the WebSocket framing, or flooded it.
     WebSocket,
+    /// A connection broke the rules of QUIC.
+    Quic,
     /// A connection accepted no bytes for too long.
     WriteStalled,
     /// A connection did not answer keepalive pings.
@@ -63,7 +65,7 @@ pub enum Incident {
 
 impl Incident {
     /// All kinds.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::UpgradeTimeout,
         Self::UpgradeFailed,
         Self::PendingDropped,
@@ -72,6 +74,7 @@ impl Incident {
         Self::Muxer,
         Self::Record,
         Self::WebSocket,
+        Self::Quic,
         Self::WriteStalled,
         Self::KeepaliveTimeout,
         Self::Gated,
@@ -97,6 +100,7 @@ impl Incident {
             Self::Muxer => "muxer",
             Self::Record => "record",
             Self::WebSocket => "websocket",
+            Self::Quic => "quic",
             Self::WriteStalled => "write_stalled",
             Self::KeepaliveTimeout => "keepalive_timeout",
             Self::Gated => "gated",
@@ -136,9 +140,12 @@ impl Incident {
     pub(crate) fn of_close(reason: &CloseReason) -> Option<Self> {
         match reason {
             CloseReason::Muxer(_) => Some(Self::Muxer),
-            CloseReason::Record(_) | CloseReason::EmptyRecordFlood => Some(Self::Record),
+            CloseReason::Record(_)
+            | CloseReason::EmptyRecordFlood
+            | CloseReason::KeyUpdateFlood => Some(Self::Record),
             CloseReason::Frame(ws::FrameError::ClosedWith(_)) => None,
             CloseReason::Frame(_) => Some(Self::WebSocket),
+            CloseReason::Quic(_) => Some(Self::Quic),
             CloseReason::WriteStalled => Some(Self::WriteStalled),
             CloseReason::KeepaliveTimeout => Some(Self::KeepaliveTimeout),
             CloseReason::Local(LocalReason::Trimmed) => Some(Self::Trimmed),

@@ -53,6 +53,12 @@ pub enum KeyFileError {
         /// What the decoder said.
         reason: String,
     },
+    /// Any user of this machine may read the key.
+    #[error("any user of this machine may read the key file {}; run chmod 600 on it, or delete it to get a new identity if somebody may have copied it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl KeyFileError {
@@ -65,14 +71,15 @@ impl KeyFileError {
 
 /// Reads the keypair in `path`.
 ///
-/// Blocks on the file system; meant for start-up. A file that others may read is accepted with a
-/// warning in the log.
+/// Blocks on the file system; meant for start-up. A file that any user may read is refused; one that a
+/// group may read, as orchestrators hand secrets to a process, is accepted with a warning in the log.
 pub fn load(path: &Path) -> Result<Keypair, KeyFileError> {
     let read = |error: io::Error| KeyFileError::Read {
         path: path.to_owned(),
         kind: error.kind(),
     };
     let file = fs::File::open(path).map_err(read)?;
+    let mode = mode(&file.metadata().map_err(read)?);
     // Room for an Ed25519 key from the start: a vector that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(256));
     file.take(MAX_KEY_FILE + 1)
@@ -92,7 +99,7 @@ pub fn load(path: &Path) -> Result<Keypair, KeyFileError> {
         path: path.to_owned(),
         reason: error.to_string(),
     })?;
-    warn_if_exposed(path);
+    check_exposure(path, mode)?;
     Ok(keypair)
 }
 
@@ -134,26 +141,38 @@ pub fn load_or_create(path: &Path) -> Result<(Keypair, bool), KeyFileError> {
     Ok((keypair, true))
 }
 
-fn warn_if_exposed(path: &Path) {
+/// The permissions of a file; 0 where there are none of this kind.
+fn mode(metadata: &fs::Metadata) -> u32 {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        if let Ok(metadata) = fs::metadata(path)
-            && metadata.permissions().mode() & 0o077 != 0
-        {
-            tracing::warn!(
-                path = %path.display(),
-                "other users may read this key file; run chmod 600 on it"
-            );
-        }
+        metadata.permissions().mode()
     }
     #[cfg(not(unix))]
-    let _ = path;
+    {
+        let _ = metadata;
+        0
+    }
+}
+
+fn check_exposure(path: &Path, mode: u32) -> Result<(), KeyFileError> {
+    if mode & 0o007 != 0 {
+        return Err(KeyFileError::Exposed {
+            path: path.to_owned(),
+        });
+    }
+    if mode & 0o070 != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            "a group of users may read this key file; run chmod 600 on it unless that is wanted"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
 
     struct Folder(PathBuf);
@@ -193,6 +212,23 @@ mod tests {
         let (second, new) = load_or_create(&path).unwrap();
         assert!(!new);
         assert_eq!(first.peer_id(), second.peer_id());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_any_user_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = Folder::new("exposed");
+        let path = folder.0.join("node.key");
+        let (first, _) = load_or_create(&path).unwrap();
+        for (mode, accepted) in [(0o644, false), (0o604, false), (0o640, true), (0o400, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match load_or_create(&path) {
+                Ok((again, false)) if accepted => assert_eq!(again.peer_id(), first.peer_id()),
+                Err(KeyFileError::Exposed { .. }) if !accepted => {}
+                other => panic!("{mode:o}: {other:?}"),
+            }
+        }
     }
 
     #[test]

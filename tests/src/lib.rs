@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+pub mod attack;
 pub mod cgroup;
 pub mod debian;
 pub mod peers;

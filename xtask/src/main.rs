@@ -76,7 +76,13 @@ const CORES: [&str; 4] = [
 /// The crate of the end-to-end tests.
 const TESTS: &str = "barewire-tests";
 /// Its test programs that attack a node.
-const ATTACKS: [&str; 3] = ["attacks", "ws_attacks", "connection_life"];
+const ATTACKS: [&str; 5] = [
+    "attacks",
+    "quic_attacks",
+    "tls_attacks",
+    "ws_attacks",
+    "connection_life",
+];
 /// Crates of other stacks; they appear only in workspaces of their own.
 const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
 

@@ -11,7 +11,8 @@ use barewire_base::{Keypair, multistream};
 use barewire_security::{Opened, Opener, Sealer, noise};
 use bytes::{Buf, BytesMut};
 
-use crate::rig::Target;
+use crate::rig::{Target, closed};
+pub(crate) use crate::rig::{connect, until_closed};
 
 /// A secured connection without a muxer.
 pub(crate) struct Attacker {
@@ -20,14 +21,6 @@ pub(crate) struct Attacker {
     sealer: Sealer,
     opener: Opener,
     input: BytesMut,
-}
-
-/// How long a test waits for the victim at most.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Connects with deadlines that keep a test from hanging.
-pub(crate) fn connect(target: Target) -> TcpStream {
-    crate::net::connect(target.socket, target.hold.unwrap_or(PATIENCE)).unwrap()
 }
 
 impl Attacker {
@@ -150,36 +143,6 @@ impl Attacker {
 
 fn timed_out(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
-fn closed(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
-    )
-}
-
-/// How long until the victim closes a raw socket, at most what the target is held for; `None` if it does not.
-pub(crate) fn until_closed(
-    socket: &mut TcpStream,
-    since: Instant,
-    target: Target,
-) -> Option<Duration> {
-    let patience = target.hold.unwrap_or(PATIENCE);
-    let mut chunk = [0; 4096];
-    loop {
-        // A timeout of 0 is none.
-        let left = patience
-            .checked_sub(since.elapsed())
-            .filter(|left| !left.is_zero())?;
-        socket.set_read_timeout(Some(left)).unwrap();
-        match socket.read(&mut chunk) {
-            Ok(0) => return Some(since.elapsed()),
-            Ok(_) => {}
-            Err(error) if closed(&error) => return Some(since.elapsed()),
-            Err(_) => return None,
-        }
-    }
 }
 
 /// yamux frame types.

@@ -25,6 +25,11 @@ use crate::{
 
 /// Bytes that may wait here, behind quinn's own buffer, before a write waits. One item may overshoot.
 const SEND_AHEAD: usize = 256 * 1024;
+/// Bytes that may wait here on all streams of a connection before each gets only [`LITTLE_AHEAD`]. A peer that opens all
+/// its streams and reads none makes a node hold that much, and what it may send.
+const CONNECTION_AHEAD: usize = 2 * 1024 * 1024;
+/// What a stream may have waiting however much others have, so that none is blocked by them.
+const LITTLE_AHEAD: usize = 8 * 1024;
 /// The same bound in items, for those who write a few bytes at a time.
 const MAX_ITEMS: usize = 1024;
 /// Chunks taken from quinn at once by a stream that is read in bulk: one lock for all of them.
@@ -199,7 +204,7 @@ impl QuicStream {
         last: bool,
     ) -> Poll<Result<(), StreamError>> {
         let inner = &mut *self.both.inner.lock();
-        ready!(inner.poll_room(cx))?;
+        ready!(self.both.poll_room(inner, cx))?;
         Poll::Ready(
             self.both
                 .write(inner, data.take().unwrap_or_default(), last),
@@ -208,7 +213,7 @@ impl QuicStream {
 
     /// Waits for room in the queue.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        self.both.inner.lock().poll_room(cx)
+        self.both.poll_room(&mut self.both.inner.lock(), cx)
     }
 
     /// Sends the negotiation bytes that still wait for company.
@@ -294,6 +299,22 @@ impl Both {
             | ReadError::IllegalOrderedRead
             | ReadError::ZeroRttRejected => StreamError::LocallyClosed,
         })
+    }
+
+    /// Waits until more may be queued. Whenever some of the queue has left, that is looked at again.
+    fn poll_room(&self, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        inner.writable()?;
+        let all = self.shared.queued.load(Ordering::Relaxed);
+        let most = if all < CONNECTION_AHEAD {
+            SEND_AHEAD
+        } else {
+            LITTLE_AHEAD
+        };
+        if inner.queued >= most || inner.queue.len() >= MAX_ITEMS {
+            store_waker(&mut inner.write_waker, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Queues `data`, for which there is room.
@@ -469,7 +490,7 @@ impl Both {
                 let written = std::future::poll_fn(|cx| {
                     let inner = &mut *self.inner.lock();
                     // Not reading while the answers do not drain grants the remote no more credit.
-                    ready!(inner.poll_room(cx))?;
+                    ready!(self.poll_room(inner, cx))?;
                     Poll::Ready(self.write(inner, answer.take().unwrap_or_default(), false))
                 });
                 written.await.map_err(|_| 0_u32)?;
@@ -575,15 +596,6 @@ impl Inner {
             None if self.write_closed => Err(StreamError::LocallyClosed),
             None => Ok(()),
         }
-    }
-
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        self.writable()?;
-        if self.queued >= SEND_AHEAD || self.queue.len() >= MAX_ITEMS {
-            store_waker(&mut self.write_waker, cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn stop(&mut self, code: u32) {

@@ -9,42 +9,51 @@ use std::{
 };
 
 use barewire_base::Multiaddr;
-use barewire_tests::cgroup::Cgroup;
 use tokio::sync::oneshot;
 
-use crate::net::{Side, at, enter, victim_ip};
+use super::{
+    Carrier,
+    net::{Side, at, enter, victim_ip},
+};
+use crate::cgroup::Cgroup;
 
 /// A `barewire listen` process.
-pub(crate) struct Victim {
+#[derive(Debug)]
+pub struct Victim {
     process: Child,
     stdin: Option<ChildStdin>,
-    pub(crate) addr: Multiaddr,
-    pub(crate) socket: SocketAddr,
+    /// Where it listens, with its peer id.
+    pub addr: Multiaddr,
+    /// The socket in that address.
+    pub socket: SocketAddr,
     stderr: std::path::PathBuf,
-    /// Dropped after the process has ended.
-    pub(crate) cgroup: Option<Cgroup>,
+    /// Its memory cgroup, if it has one. Dropped after the process has ended.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// What a process holds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Held {
-    pub(crate) rss_kib: i64,
-    pub(crate) descriptors: usize,
-    pub(crate) threads: usize,
+pub struct Held {
+    /// Resident memory in KiB.
+    pub rss_kib: i64,
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
 }
 
 impl Victim {
     /// Starts a node on a port of its own, in a memory cgroup of `limit` bytes if one is given.
-    pub(crate) fn start(name: &str, limit: Option<u64>) -> Self {
+    pub fn start(name: &str, carrier: Carrier, limit: Option<u64>) -> Self {
         let stderr =
             std::env::temp_dir().join(format!("barewire-attack-{name}-{}.log", std::process::id()));
         let log = fs::File::create(&stderr).unwrap();
-        let program = barewire_tests::peers::barewire().unwrap();
+        let program = crate::peers::barewire().unwrap();
         let cgroup = limit.and_then(|limit| match Cgroup::new(name, limit) {
             Ok(cgroup) => Some(cgroup),
             Err(reason) => {
                 assert!(
-                    !(barewire_tests::peers::required() && crate::net::isolated()),
+                    !(crate::peers::required() && super::net::isolated()),
                     "CI needs a memory cgroup: {reason}"
                 );
                 println!("the victim runs without a memory cgroup: {reason}");
@@ -65,7 +74,10 @@ impl Victim {
             .args([
                 "listen",
                 "--listen",
-                &format!("/ip4/{}/tcp/0", victim_ip()),
+                &match carrier {
+                    Carrier::Tcp => format!("/ip4/{}/tcp/0", victim_ip()),
+                    Carrier::Quic => format!("/ip4/{}/udp/0/quic-v1", victim_ip()),
+                },
                 "--json",
             ])
             .env("RUST_LOG", "info")
@@ -84,7 +96,7 @@ impl Victim {
             .unwrap();
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
         let addr: Multiaddr = event["addr"].as_str().unwrap().parse().unwrap();
-        let (socket, _) = addr.to_tcp().unwrap();
+        let (socket, _) = addr.to_tcp().or_else(|| addr.to_quic()).unwrap();
         Self {
             stdin: process.stdin.take(),
             process,
@@ -109,17 +121,17 @@ impl Victim {
     }
 
     /// Resident memory in KiB.
-    pub(crate) fn rss_kib(&self) -> i64 {
+    pub fn rss_kib(&self) -> i64 {
         self.status("VmRSS")
     }
 
     /// Most resident memory since [`reset_peak`](Self::reset_peak), in KiB.
-    pub(crate) fn peak_kib(&self) -> i64 {
+    pub fn peak_kib(&self) -> i64 {
         self.status("VmHWM")
     }
 
     /// Lets the peak begin at what is resident now.
-    pub(crate) fn reset_peak(&self) {
+    pub fn reset_peak(&self) {
         let file = format!("/proc/{}/clear_refs", self.process.id());
         fs::OpenOptions::new()
             .write(true)
@@ -129,14 +141,14 @@ impl Victim {
     }
 
     /// Open descriptors.
-    pub(crate) fn descriptors(&self) -> usize {
+    pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.process.id()))
             .unwrap()
             .count()
     }
 
     /// What it holds now.
-    pub(crate) fn held(&self) -> Held {
+    pub fn held(&self) -> Held {
         Held {
             rss_kib: self.rss_kib(),
             descriptors: self.descriptors(),
@@ -145,7 +157,7 @@ impl Victim {
     }
 
     /// Processor time used so far.
-    pub(crate) fn cpu(&self) -> Duration {
+    pub fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
         let fields: Vec<&str> = stat
             .rsplit(')')
@@ -159,14 +171,14 @@ impl Victim {
     }
 
     /// How many lines of its log name this kind of incident.
-    pub(crate) fn lines_about(&self, kind: &str) -> usize {
+    pub fn lines_about(&self, kind: &str) -> usize {
         let log = fs::read_to_string(&self.stderr).unwrap();
         let field = format!("kind={kind} ");
         log.lines().filter(|line| line.contains(&field)).count()
     }
 
     /// Ends the node in an orderly way, and fails if it panicked or does not end.
-    pub(crate) fn stop(mut self) {
+    pub fn stop(mut self) {
         assert!(
             self.process.try_wait().unwrap().is_none(),
             "the victim died"
@@ -194,16 +206,19 @@ impl Drop for Victim {
     }
 }
 
-/// Takes connections at the victim's place and reads all that comes. What an attack costs the bystanders when nobody
+/// Takes connections, or datagrams, at the victim's place and reads all that comes. What an attack costs the bystanders when nobody
 /// defends against anything is what it is measured against.
-pub(crate) struct Sink {
-    pub(crate) socket: SocketAddr,
+#[derive(Debug)]
+pub struct Sink {
+    /// Where it listens.
+    pub socket: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Sink {
-    pub(crate) fn start() -> Self {
+    /// Starts one on a thread of its own.
+    pub fn start(carrier: Carrier) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::spawn(move || {
@@ -213,6 +228,18 @@ impl Sink {
                 .build()
                 .unwrap();
             runtime.block_on(async {
+                if carrier == Carrier::Quic {
+                    let socket = tokio::net::UdpSocket::bind((victim_ip(), 0)).await.unwrap();
+                    bound.send(socket.local_addr().unwrap()).unwrap();
+                    let mut scratch = vec![0; 64 << 10];
+                    loop {
+                        tokio::select! {
+                            _ = &mut stopped => return,
+                            // What it is told of earlier datagrams is nothing to it.
+                            _ = socket.recv_from(&mut scratch) => {}
+                        }
+                    }
+                }
                 let listener = tokio::net::TcpListener::bind((victim_ip(), 0))
                     .await
                     .unwrap();

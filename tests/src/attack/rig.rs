@@ -7,7 +7,8 @@
 //! the log has to name the reason.
 
 use std::{
-    net::SocketAddr,
+    io::{ErrorKind, Read},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,11 +22,12 @@ use barewire_base::{Keypair, Multiaddr};
 use barewire_node::{Config, Endpoint};
 use bytes::Bytes;
 
-use crate::{
-    full,
-    net::{Side, at, enter},
+use super::{
+    Carrier,
+    net::{self, Side, at, enter},
     victim::{Held, Sink, Victim},
 };
+use crate::full;
 
 /// Times the latencies are compared before they count as a failure.
 const ATTEMPTS: u32 = 3;
@@ -35,43 +37,56 @@ const ATTEMPTS: u32 = 3;
 const SLICE: Duration = Duration::from_millis(8);
 
 /// How long one side of the comparison lasts.
-pub(crate) fn window() -> Duration {
+pub fn window() -> Duration {
     Duration::from_secs(if full() { 6 } else { 2 })
 }
 
 /// Whom an attack is aimed at.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Target {
-    pub(crate) socket: SocketAddr,
+pub struct Target {
+    /// Where it listens.
+    pub socket: SocketAddr,
     /// Nobody answers, and nobody closes.
-    pub(crate) sink: bool,
+    pub sink: bool,
     /// How long an attack that holds something holds it; `None`: until the victim ends it.
-    pub(crate) hold: Option<Duration>,
+    pub hold: Option<Duration>,
 }
 
 /// A victim, its bystanders, and what replaces it for the baseline. One at a time in this process.
-pub(crate) struct Rig {
+#[derive(Debug)]
+pub struct Rig {
     row: &'static str,
-    pub(crate) victim: Victim,
+    /// The node under attack.
+    pub victim: Victim,
     bystanders: Bystanders,
     sink: Sink,
     before: Held,
     /// Memory the attack may cost, in KiB.
-    pub(crate) growth_kib: i64,
+    pub growth_kib: i64,
     started: Instant,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Rig {
-    pub(crate) fn start(row: &'static str, name: &str) -> Self {
+    /// Starts a victim on TCP with its bystanders. `row` is what the printed lines begin with, `name` a name for files.
+    pub fn start(row: &'static str, name: &str) -> Self {
         Self::limited(row, name, None)
     }
 
+    /// With a victim on QUIC.
+    pub fn quic(row: &'static str, name: &str) -> Self {
+        Self::with(row, name, Carrier::Quic, None)
+    }
+
     /// With a victim in a memory cgroup of `limit` bytes.
-    pub(crate) fn limited(row: &'static str, name: &str, limit: Option<u64>) -> Self {
+    pub fn limited(row: &'static str, name: &str, limit: Option<u64>) -> Self {
+        Self::with(row, name, Carrier::Tcp, limit)
+    }
+
+    fn with(row: &'static str, name: &str, carrier: Carrier, limit: Option<u64>) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let victim = Victim::start(name, limit);
+        let victim = Victim::start(name, carrier, limit);
         let bystanders = Bystanders::start(&victim);
         // Identify and the first pings are over.
         std::thread::sleep(Duration::from_millis(500));
@@ -79,7 +94,7 @@ impl Rig {
         Self {
             row,
             bystanders,
-            sink: Sink::start(),
+            sink: Sink::start(carrier),
             before,
             growth_kib: 64 << 10,
             victim,
@@ -89,7 +104,7 @@ impl Rig {
     }
 
     /// The victim as it is attacked until it ends the attack.
-    pub(crate) fn target(&self) -> Target {
+    pub fn target(&self) -> Target {
         Target {
             socket: self.victim.socket,
             sink: false,
@@ -98,12 +113,12 @@ impl Rig {
     }
 
     /// What the victim held before anything happened.
-    pub(crate) fn before(&self) -> Held {
+    pub fn before(&self) -> Held {
         self.before
     }
 
     /// Runs an attack once, from the attacker's side.
-    pub(crate) fn strike<T: Send>(&self, attack: impl FnOnce(Target) -> T + Send) -> T {
+    pub fn strike<T: Send>(&self, attack: impl FnOnce(Target) -> T + Send) -> T {
         let target = self.target();
         at(Side::Attacker, || attack(target))
     }
@@ -125,7 +140,7 @@ impl Rig {
     }
 
     /// The part of the standard pass that is measured during the attack.
-    pub(crate) fn standard<T>(&self, attack: impl Fn(Target) -> T + Sync) {
+    pub fn standard<T>(&self, attack: impl Fn(Target) -> T + Sync) {
         let hold = Some(window());
         let mut attempt = 1;
         loop {
@@ -162,7 +177,7 @@ impl Rig {
     }
 
     /// The part that is measured afterwards. `reason` is the kind of incident that the log has to name.
-    pub(crate) fn finish(self, reason: Option<&str>) {
+    pub fn finish(self, reason: Option<&str>) {
         let before = self.before;
         let limit = Duration::from_secs(if full() { 60 } else { 25 });
         let ended = Instant::now();
@@ -216,6 +231,7 @@ fn p99(mut trips: Vec<Duration>) -> Duration {
 }
 
 /// Two honest peers that exchange 1 KiB with the victim each 10 ms.
+#[derive(Debug)]
 struct Bystanders {
     stop: Arc<AtomicBool>,
     trips: Arc<Mutex<Vec<Duration>>>,
@@ -292,11 +308,51 @@ async fn exchange(
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    drop(stream);
+    drop(connection);
+    // Over QUIC nobody but the endpoint says goodbye.
+    endpoint.shutdown(Duration::from_secs(2)).await;
     count
 }
 
+/// How long a test waits for the victim at most.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Connects with deadlines that keep a test from hanging.
+pub fn connect(target: Target) -> TcpStream {
+    net::connect(target.socket, target.hold.unwrap_or(PATIENCE)).unwrap()
+}
+
+/// How long until the victim closes a raw socket, at most what the target is held for; `None` if it does not.
+pub fn until_closed(socket: &mut TcpStream, since: Instant, target: Target) -> Option<Duration> {
+    let patience = target.hold.unwrap_or(PATIENCE);
+    let mut chunk = [0; 4096];
+    loop {
+        // A timeout of 0 is none.
+        let left = patience
+            .checked_sub(since.elapsed())
+            .filter(|left| !left.is_zero())?;
+        socket.set_read_timeout(Some(left)).unwrap();
+        match socket.read(&mut chunk) {
+            Ok(0) => return Some(since.elapsed()),
+            Ok(_) => {}
+            Err(error) if closed(&error) => return Some(since.elapsed()),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Whether the other side has ended a connection that fails like this.
+#[must_use]
+pub fn closed(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
+    )
+}
+
 /// Runs `work` on a runtime of this thread.
-pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+pub fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -305,7 +361,7 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// A node of our own with a fresh identity that listens nowhere.
-pub(crate) async fn honest_endpoint() -> Endpoint {
+pub async fn honest_endpoint() -> Endpoint {
     Endpoint::builder(Keypair::generate(&mut rand::rng()))
         .config(Config::default())
         .bind()

@@ -26,12 +26,19 @@ use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched
 /// Addresses of the attacker, so that limits per address do not stop it early.
 const SOURCES: u32 = 240;
 
+/// Addresses that only invented packets come from.
+pub const SPOOFED: &str = "10.232.0.0/16";
+
 /// Who is where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// The node under attack.
     Victim,
+    /// Its honest peers.
     Honest,
+    /// Who has many addresses and a processor to itself.
     Attacker,
+    /// The bridge between them.
     Switch,
 }
 
@@ -60,7 +67,7 @@ fn namespaces() -> Option<&'static Namespaces> {
                 Ok(namespaces) => Some(namespaces),
                 Err(reason) => {
                     assert!(
-                        !barewire_tests::peers::required(),
+                        !crate::peers::required(),
                         "CI needs network namespaces: {reason}"
                     );
                     println!("attacks: everything runs on the loopback interface: {reason}");
@@ -72,7 +79,7 @@ fn namespaces() -> Option<&'static Namespaces> {
 }
 
 /// Whether the sides have namespaces.
-pub(crate) fn isolated() -> bool {
+pub fn isolated() -> bool {
     namespaces().is_some()
 }
 
@@ -134,6 +141,16 @@ impl Namespaces {
             "dev",
             "eth0",
         ])?;
+        // What the victim answers to addresses that nobody has leaves by the attacker, who drops it.
+        ip(&[
+            "-n",
+            &sides[0],
+            "route",
+            "add",
+            SPOOFED,
+            "via",
+            "10.231.1.1",
+        ])?;
         for source in 1..=SOURCES {
             let addr = format!("10.231.1.{source}/16");
             ip(&["-n", &sides[2], "addr", "add", &addr, "dev", "eth0"])?;
@@ -156,7 +173,7 @@ fn ip(args: &[&str]) -> Result<(), String> {
 }
 
 /// Moves this thread, and what it starts from now on, to a side. The attacker has a processor of its own.
-pub(crate) fn enter(side: Side) {
+pub fn enter(side: Side) {
     let Some(all) = namespaces() else { return };
     let namespace = match side {
         Side::Victim => &all.victim,
@@ -172,7 +189,7 @@ pub(crate) fn enter(side: Side) {
 }
 
 /// Runs `work` on a thread of its own at a side.
-pub(crate) fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
+pub fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             enter(side);
@@ -186,7 +203,7 @@ pub(crate) fn at<T: Send>(side: Side, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Where the victim, and the sink in its place, listen.
-pub(crate) fn victim_ip() -> IpAddr {
+pub fn victim_ip() -> IpAddr {
     if isolated() {
         Ipv4Addr::new(10, 231, 0, 1).into()
     } else {
@@ -194,25 +211,42 @@ pub(crate) fn victim_ip() -> IpAddr {
     }
 }
 
+/// Bytes that the interface of this thread's namespace has received and sent, as the kernel counts them.
+pub fn bytes_on(interface: &str) -> Option<(u64, u64)> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").ok()?;
+    let line = table
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&format!("{interface}:")))?;
+    let mut fields = line.split_whitespace().map(str::parse);
+    Some((fields.next()?.ok()?, fields.nth(7)?.ok()?))
+}
+
 /// Pulls the attacker's cable, or plugs it in again: no packet passes in either direction, and no side is told.
-pub(crate) fn plug_attacker(state: &str) {
+pub fn plug_attacker(state: &str) {
     at(Side::Switch, || {
         ip(&["link", "set", "attacker", state]).unwrap();
     });
 }
 
-/// Connects from the next of the attacker's addresses, with deadlines that keep a test from hanging.
-pub(crate) fn connect(addr: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
+/// The next of the attacker's addresses; without namespaces the one that all share.
+pub fn next_source() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !isolated() {
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    let host = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES;
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 231, 1, 0)) + host).into()
+}
+
+/// Connects from the next of the attacker's addresses, with deadlines that keep a test from hanging.
+pub fn connect(addr: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(addr),
         socket2::Type::STREAM,
         None,
     )?;
     if isolated() {
-        let host = 1 + NEXT.fetch_add(1, Ordering::Relaxed) % SOURCES;
-        let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 231, 1, 0)) + host);
-        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.bind(&SocketAddr::from((next_source(), 0)).into())?;
     }
     socket.connect_timeout(&addr.into(), Duration::from_secs(10))?;
     let socket = TcpStream::from(socket);
