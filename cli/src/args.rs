@@ -10,6 +10,8 @@ use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{CongestionController, MuxerKind, SecurityKind};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::gossip_sim::GossipSimArgs;
+
 /// A peer-to-peer node that speaks libp2p's wire protocols.
 #[derive(Debug, Parser)]
 #[command(
@@ -100,6 +102,9 @@ pub(crate) enum Command {
             barewire publish /ip4/127.0.0.1/tcp/4001 --topic news --count 100000 --size 200 --json"
     )]
     Publish(PublishArgs),
+    /// Simulate gossip among thousands of nodes, and what attackers do to it, in virtual time.
+    #[command(after_help = crate::gossip_sim::after_help())]
+    GossipSim(GossipSimArgs),
     /// Load a node: handshakes, streams or held connections.
     #[command(
         after_help = "Examples:\n  barewire bench handshakes /ip4/127.0.0.1/tcp/4001 --count 1000 --concurrency 16\n  \

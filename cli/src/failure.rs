@@ -15,6 +15,7 @@ use barewire_node::{
     },
     ws::PemError,
 };
+use barewire_sim::ScenarioError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ as_it_is!(
     PemError,
     ConfigError,
     PublishError,
+    ScenarioError,
     Stopped,
     SubscribeError,
     WaitError,

@@ -13,9 +13,8 @@ use barewire_base::Multiaddr;
 use barewire_node::{
     Endpoint, Router,
     protocols::gossip::{
-        Config, Gossip, GossipConfig, Message, MessageIdFn, Payload, PublishOptions,
-        SubscribeOptions, Subscription, SubscriptionOptions, TraceWriter, Version,
-        core::SignaturePolicy,
+        Gossip, GossipConfig, Message, MessageIdFn, Payload, PublishOptions, SubscribeOptions,
+        Subscription, SubscriptionOptions, TraceWriter, Version, core::SignaturePolicy,
     },
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -27,9 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    args::{
-        GossipArgs, GossipVersion, MessageIds, NodeArgs, Preset, PublishArgs, Sign, SubscribeArgs,
-    },
+    args::{GossipArgs, GossipVersion, MessageIds, NodeArgs, PublishArgs, Sign, SubscribeArgs},
     failure::Failure,
     listen::{endpoint, stdin_closed},
     output,
@@ -48,12 +45,7 @@ const PRINTED: u64 = 1_000;
 
 /// What the options describe.
 fn config(args: &GossipArgs) -> Result<GossipConfig, Failure> {
-    let mut router = match args.preset {
-        Preset::Default => Config::default(),
-        Preset::Lan => Config::lan(),
-        Preset::Wan => Config::wan(),
-        Preset::Adversarial => Config::adversarial(),
-    };
+    let mut router = args.preset.config();
     router.signature_policy = match args.sign {
         Sign::Strict => SignaturePolicy::StrictSign,
         Sign::None => SignaturePolicy::StrictNoSign,

@@ -7,6 +7,7 @@ mod bench;
 mod dial;
 mod failure;
 mod gossip;
+mod gossip_sim;
 mod interop;
 mod limits;
 mod listen;
@@ -100,6 +101,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Echo(args) => remote::echo(&args).await,
         Command::Subscribe(args) => gossip::subscribe(&args).await,
         Command::Publish(args) => gossip::publish(&args).await,
+        Command::GossipSim(args) => gossip_sim::gossip_sim(&args),
         Command::Limits(args) => {
             limits::limits(&args);
             Ok(())

@@ -67,11 +67,12 @@ fn main() -> ExitCode {
 }
 
 /// Crates that must stay free of any runtime.
-const CORES: [&str; 4] = [
+const CORES: [&str; 5] = [
     "barewire-base",
     "barewire-security",
     "barewire-mux",
     "barewire-gossip",
+    "barewire-sim",
 ];
 /// The crate of the end-to-end tests.
 const TESTS: &str = "barewire-tests";
@@ -145,6 +146,11 @@ fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
     step("end to end, attacks and interop at full size", || {
         let mut tests = test_command(&["--release", "-p", TESTS, "--no-fail-fast"]);
         tests.args(["--", "--nocapture", "--include-ignored"]);
+        run(tests.env("BAREWIRE_FULL", "1"))
+    })?;
+    step("simulated attacks at full size", || {
+        let mut tests = test_command(&["--release", "-p", "barewire-sim", "--no-fail-fast"]);
+        tests.args(["--", "--nocapture"]);
         run(tests.env("BAREWIRE_FULL", "1"))
     })?;
     step("criterion benches", || {
