@@ -164,7 +164,9 @@ impl Rig {
                 attacked.as_secs_f64() / calm.as_secs_f64()
             );
             assert!(grown <= self.growth_kib, "{grown} KiB more");
-            let most = (2 * calm).min(calm + Duration::from_millis(20)).max(SLICE);
+            let target = (2 * calm).min(calm + Duration::from_millis(20)).max(SLICE);
+            // As with every time: see `within`.
+            let most = if full() { target } else { 5 * target };
             if attacked <= most {
                 return;
             }
