@@ -8,7 +8,6 @@ use std::{
 use crate::{
     attacker::{Attacker, PING, RST, SYN, WINDOW, data, header, propose},
     full,
-    holds::live_peer,
     rig::{Rig, Target},
     within,
 };
@@ -134,45 +133,5 @@ fn a_ping_flood_is_cut_off() {
     assert!(grown < 1024, "{grown} KiB");
     within("closed", took, Duration::from_secs(2));
     rig.standard(|target| ping_flood(target, pings));
-    rig.finish(Some("muxer"));
-}
-
-/// Opens streams without end and reads no answer through a window that is soon full; how many were opened, and how long
-/// until the end.
-fn unread_resets(target: Target, opens: u32) -> (u32, Duration) {
-    let mut attacker = Attacker::secure(target);
-    socket2::SockRef::from(&attacker.socket)
-        .set_recv_buffer_size(4096)
-        .unwrap();
-    let begun = Instant::now();
-    let mut opened = 0u32;
-    while opened < opens {
-        let mut frames = Vec::with_capacity(60_000);
-        for _ in 0..5_000 {
-            frames.extend_from_slice(&header(0, WINDOW, SYN, 1 + 2 * opened, 0));
-            opened += 1;
-        }
-        if attacker.send(&frames).is_err() {
-            break;
-        }
-    }
-    attacker.drain();
-    (opened, begun.elapsed())
-}
-
-/// Row 31: streams that are reset because there are too many, while the resets get nowhere.
-#[test]
-fn resets_that_nobody_reads_are_bounded() {
-    let opens = 1_000_000u32;
-    let rig = Rig::start("row 31", "resets");
-    // What any first peer costs is no part of it.
-    drop(rig.strike(live_peer));
-    let before = rig.victim.rss_kib();
-    let (sent, took) = rig.strike(|target| unread_resets(target, opens));
-    let grown = rig.victim.rss_kib() - before;
-    println!("row 31: closed after {sent} of {opens} streams and {took:.2?}: {grown} KiB more");
-    assert!(sent < opens, "it is not cut off");
-    assert!(grown < 1024, "{grown} KiB");
-    rig.standard(|target| unread_resets(target, opens));
     rig.finish(Some("muxer"));
 }

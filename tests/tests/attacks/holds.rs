@@ -196,7 +196,7 @@ fn a_stream_without_credit_leaves_the_others_alone() {
 }
 
 /// Connects, and exchanges a message, so that there is something to be freed.
-pub(crate) fn live_peer(target: Target) -> Attacker {
+fn live_peer(target: Target) -> Attacker {
     let mut peer = Attacker::secure(target);
     let message = [propose("/barewire/echo/1.0.0"), vec![7; 1024]].concat();
     peer.send(&data(SYN, 1, &message)).unwrap();
