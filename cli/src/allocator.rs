@@ -49,6 +49,8 @@ mod tests {
         };
         super::start();
         let before = resident();
+        // Long enough to see that it keeps them.
+        super::set_decay(60_000);
         fill();
         let freed = resident();
         super::give_back();

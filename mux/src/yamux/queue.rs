@@ -83,7 +83,7 @@ impl RecvQueue {
 
     fn append(&mut self, chunk: &[u8]) {
         self.tail.extend_from_slice(chunk);
-        if self.tail.len() >= SMALL {
+        if self.tail.len() >= GATHER {
             self.flush_tail();
         }
     }
@@ -150,7 +150,7 @@ fn compact(chunks: &mut VecDeque<Bytes>, range: Range<usize>, max: usize) -> usi
 /// Chunks for which an empty queue keeps the room.
 const KEEP: usize = 8;
 
-/// Longest buffer that small writes are gathered in.
+/// Longest buffer that small slices and small writes are gathered in.
 const GATHER: usize = 16 << 10;
 
 /// Behind [`KEEP`] chunks, one up to this length costs less to copy than to keep a place for.

@@ -194,7 +194,9 @@ impl Victim {
         };
         let log = fs::read_to_string(&self.stderr).unwrap();
         assert!(!log.contains("panicked"), "the victim panicked:\n{log}");
-        assert!(status.success(), "{status}\n{log}");
+        // A remote whose goodbye was lost in a flood is still served, and cut off in the end.
+        let cut_off = log.contains("were cut off after");
+        assert!(status.success() || cut_off, "{status}\n{log}");
         fs::remove_file(&self.stderr).ok();
     }
 }

@@ -17,6 +17,7 @@ use quinn_proto::{
     ClientConfig, ConnectError, Connection, ConnectionError, ConnectionHandle, ConnectionId,
     DatagramEvent, Dir, Endpoint, EndpointConfig, Event, ServerConfig, Side, StreamId,
     TransportConfig, TransportError, VarInt,
+    congestion::NewRenoConfig,
     crypto::{
         self, CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session,
         rustls::{QuicClientConfig, QuicServerConfig},
@@ -229,7 +230,11 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.connection()
             .close(Instant::now(), VarInt::from_u32(0), Bytes::new());
-        self.step();
+        // A goodbye may be lost. It is said again to whoever goes on sending.
+        for _ in 0..10 {
+            self.step();
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -248,12 +253,16 @@ pub(crate) struct Client {
 
 /// `credit` is what each stream of the victim may send.
 fn settings(credit: u32) -> Arc<TransportConfig> {
+    let mut congestion = NewRenoConfig::default();
+    congestion.initial_window(4 << 20);
     let mut transport = TransportConfig::default();
     transport
         .initial_mtu(DATAGRAM)
         .mtu_discovery_config(None)
         .pad_to_mtu(true)
         .max_idle_timeout(None)
+        // Its packets are padded, so acknowledgements too take a place in the window, and nobody acknowledges those.
+        .congestion_controller_factory(Arc::new(congestion))
         .max_concurrent_bidi_streams(VarInt::from_u32(1_024))
         .stream_receive_window(credit.into())
         .receive_window(VarInt::MAX)

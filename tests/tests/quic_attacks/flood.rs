@@ -114,7 +114,7 @@ fn first_packets_from_invented_addresses() {
     );
     assert!(thrown >= count as u64 * 1_200, "the flood has to arrive");
     assert!(ratio <= 3.0, "{ratio}");
-    assert!(dialled >= 20, "{dialled}");
+    assert!(dialled >= 5, "{dialled}");
     assert!(
         dialled * 100 >= (dialled + failed) * 95,
         "{failed} of {} dials failed",
