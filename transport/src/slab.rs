@@ -159,7 +159,8 @@ impl ReadSlab {
     /// Makes room for the next read and returns how many bytes it may bring. `record` is the full
     /// length of the record at the front, once its header is known.
     ///
-    /// `holds` is what the connection holds that is not read or not sent. The second value tells that a fresh slab was taken while slices of the old one live on.
+    /// `holds` is what the connection holds that is not read or not sent, in bytes. The second value
+    /// tells that a fresh slab was taken while slices of the old one live on.
     pub(crate) fn prepare(&mut self, record: Option<usize>, holds: usize) -> (usize, bool) {
         let mut switched = false;
         let size = if self.large { self.pool.size() } else { SMALL };
