@@ -12,7 +12,7 @@ use barewire_mux::conformance::{
     ACK, DATA, FIN, Frame, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, frames, transmit,
 };
 use barewire_mux::yamux::{Config, Session};
-use barewire_mux::{Event, ReadOutcome, Role, StreamId, StreamMuxer, WriteError};
+use barewire_mux::{Compact, Event, ReadOutcome, Role, StreamId, StreamMuxer, WriteError};
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 
@@ -245,7 +245,10 @@ impl World {
             Op::Deliver(count) => self.deliver(at, usize::from(count)),
             Op::DeliverAll => self.deliver(at, usize::MAX),
             Op::Ping => side.session.ping(self.now),
-            Op::Compact(max) => side.session.compact(max.into()),
+            Op::Compact(max) => side.session.compact(match max {
+                u16::MAX => Compact::All,
+                max => Compact::Lingering { max: max.into() },
+            }),
             Op::Timeout => {
                 side.session
                     .handle_timeout(self.now)

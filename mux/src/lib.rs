@@ -34,6 +34,6 @@ pub mod yamux_crate;
 
 pub use error::{MuxError, OpenError, Violation, WriteError};
 pub use muxer::{
-    Event, LimitsHit, ReadOutcome, Role, StreamCounts, StreamId, StreamIdHasher, StreamIdMap,
-    StreamMuxer, ZeroStreamId,
+    Compact, Event, LimitsHit, ReadOutcome, Role, StreamCounts, StreamId, StreamIdHasher,
+    StreamIdMap, StreamMuxer, ZeroStreamId,
 };

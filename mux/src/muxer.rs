@@ -19,6 +19,18 @@ pub enum Role {
     Server,
 }
 
+/// Chunks that [`StreamMuxer::compact`] copies.
+#[derive(Clone, Copy, Debug)]
+pub enum Compact {
+    /// Those that were there at the last call already.
+    Lingering {
+        /// Longest chunk that is copied, in bytes; a longer one is worth the buffer it keeps.
+        max: usize,
+    },
+    /// All that were not copied before.
+    All,
+}
+
 /// Number of a stream within its session. Never 0; not used twice in a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub(crate) u32);
@@ -218,10 +230,10 @@ pub trait StreamMuxer: Send {
         true
     }
 
-    /// Copies unread and unsent chunks of at most `max_chunk` bytes that were there at the last call already out of the buffers
-    /// they are slices of, so that a few unread bytes do not keep a large buffer alive.
-    fn compact(&mut self, max_chunk: usize) {
-        let _ = max_chunk;
+    /// Copies unread and unsent chunks out of the buffers they are slices of, so that a few unread bytes do not keep a
+    /// large buffer alive.
+    fn compact(&mut self, which: Compact) {
+        let _ = which;
     }
 
     /// Bytes that wait to be read or sent.

@@ -11,13 +11,30 @@ impl Usage {
         fs::read_to_string(format!("/proc/{}/{file}", self.0)).unwrap_or_default()
     }
 
+    /// A number of `/proc/PID/status`; 0 when the process is gone.
+    fn status(self, name: &str) -> u64 {
+        let status = self.read("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0)
+    }
+
     /// Resident memory in KiB; 0 when the process is gone.
     #[must_use]
     pub fn rss_kib(self) -> u64 {
-        let status = self.read("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        self.status("VmRSS:")
+    }
+
+    /// Most resident memory so far, in KiB.
+    #[must_use]
+    pub fn peak_kib(self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// Threads.
+    #[must_use]
+    pub fn threads(self) -> usize {
+        usize::try_from(self.status("Threads:")).unwrap_or(usize::MAX)
     }
 
     /// Open descriptors.

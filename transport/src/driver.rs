@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use barewire_mux::Compact;
 use barewire_security::{OpenError, Opened, Opener};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::{
@@ -144,11 +145,9 @@ impl Driver {
             if switched {
                 let mut state = self.shared.state.lock();
                 if self.slab.is_short() {
-                    // What is unread goes into memory of its own now, whether it was there before or not.
-                    state.mux.compact(usize::MAX);
-                    state.mux.compact(usize::MAX);
+                    state.mux.compact(Compact::All);
                 } else {
-                    state.mux.compact(COMPACT_BELOW);
+                    state.mux.compact(Compact::Lingering { max: COMPACT_BELOW });
                 }
                 state.stats.copied_in = self.slab.moved();
             }

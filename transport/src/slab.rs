@@ -64,9 +64,19 @@ impl SlabPool {
 pub(crate) struct Borrower {
     pool: Arc<SlabPool>,
     budget: Budget,
-    charge: Option<Reservation>,
-    size: usize,
-    short: bool,
+    taken: Taken,
+}
+
+/// What a [`Borrower`] has at present.
+#[derive(Debug)]
+enum Taken {
+    Nothing,
+    /// A buffer of the pool, paid for.
+    Large(#[expect(dead_code, reason = "held until it is dropped")] Reservation),
+    /// Room for a record, because the connection's readers are behind or the budget `refused` more.
+    Record {
+        refused: bool,
+    },
 }
 
 impl Borrower {
@@ -74,44 +84,43 @@ impl Borrower {
         Self {
             pool,
             budget,
-            charge: None,
-            size: LARGE,
-            short: false,
+            taken: Taken::Nothing,
         }
     }
 
     /// A buffer of [`LARGE`] bytes; of a record, or `least`, if the budget cannot pay for more or the connection
     /// `holds` a lot. One that was taken before and is still held by readers is theirs from now on.
     pub(crate) fn take(&mut self, least: usize, holds: usize) -> BytesMut {
-        self.short = false;
         if holds > BACKLOG {
-            self.charge = None;
-        } else if self.charge.is_none() {
-            self.charge = self.budget.try_reserve(LARGE).ok();
-            self.short = self.charge.is_none();
+            self.taken = Taken::Record { refused: false };
+        } else if !matches!(self.taken, Taken::Large(_)) {
+            self.taken = match self.budget.try_reserve(LARGE) {
+                Ok(paid) => Taken::Large(paid),
+                Err(_) => Taken::Record { refused: true },
+            };
         }
-        if self.charge.is_none() {
-            self.size = MAX_SEALED;
-            return BytesMut::with_capacity(least.max(MAX_SEALED));
+        match self.taken {
+            Taken::Record { .. } => BytesMut::with_capacity(least.max(MAX_SEALED)),
+            _ => self.pool.take(),
         }
-        self.size = LARGE;
-        self.pool.take()
     }
 
     /// Whether the budget had no room for what was taken last.
     pub(crate) fn is_short(&self) -> bool {
-        self.short
+        matches!(self.taken, Taken::Record { refused: true })
     }
 
-    /// Length of what was taken last.
+    /// Length of what was taken last, or may be taken next.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        match self.taken {
+            Taken::Record { .. } => MAX_SEALED,
+            _ => LARGE,
+        }
     }
 
     /// Gives back what was taken.
     pub(crate) fn give(&mut self, buf: BytesMut) {
-        (self.short, self.size) = (false, LARGE);
-        if self.charge.take().is_some() {
+        if let Taken::Large(_) = std::mem::replace(&mut self.taken, Taken::Nothing) {
             self.pool.give(buf);
         }
     }

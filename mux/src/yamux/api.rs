@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::session::{Ended, Session, get};
 use super::stream::Stream;
 use crate::error::{MuxError, OpenError, WriteError};
-use crate::muxer::{Event, LimitsHit, ReadOutcome, StreamCounts, StreamId, StreamMuxer};
+use crate::muxer::{Compact, Event, LimitsHit, ReadOutcome, StreamCounts, StreamId, StreamMuxer};
 
 impl StreamMuxer for Session {
     fn handle_input(&mut self, now: Instant, input: Bytes) -> Result<(), MuxError> {
@@ -200,12 +200,12 @@ impl StreamMuxer for Session {
             || self.timers.has_ping()
     }
 
-    fn compact(&mut self, max_chunk: usize) {
+    fn compact(&mut self, which: Compact) {
         if self.memory.buffered == 0 && self.memory.queued == 0 {
             return;
         }
         for stream in self.slots.iter_mut().flatten() {
-            let copied = stream.recv.compact(max_chunk) + stream.send.compact(max_chunk);
+            let copied = stream.recv.compact(which) + stream.send.compact(which);
             self.copied += copied as u64;
         }
     }

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::muxer::Compact;
+
 /// A received slice shorter than this is copied out if it is not read before input comes at a later time, so that a
 /// slow reader does not pin a whole slab for it. Longer ones stay slices.
 pub(crate) const SMALL: usize = 8 << 10;
@@ -73,8 +75,15 @@ impl RecvQueue {
         copied
     }
 
-    /// Copies chunks of at most `max` bytes that were there at the last call already. Returns how many bytes.
-    pub(crate) fn compact(&mut self, max: usize) -> usize {
+    /// Copies the chunks that are meant. Returns how many bytes.
+    pub(crate) fn compact(&mut self, which: Compact) -> usize {
+        let max = match which {
+            Compact::Lingering { max } => max,
+            Compact::All => {
+                self.seen = self.chunks.len();
+                usize::MAX
+            }
+        };
         let copied = compact(&mut self.chunks, self.compacted..self.seen, max);
         self.compacted = self.seen;
         self.seen = self.chunks.len();
@@ -245,7 +254,14 @@ impl SendQueue {
     }
 
     /// As [`RecvQueue::compact`]: an echo queues slices of what it has received.
-    pub(crate) fn compact(&mut self, max: usize) -> usize {
+    pub(crate) fn compact(&mut self, which: Compact) -> usize {
+        let max = match which {
+            Compact::Lingering { max } => max,
+            Compact::All => {
+                self.seen = self.chunks.len();
+                usize::MAX
+            }
+        };
         let copied = compact(&mut self.chunks, self.compacted..self.seen, max);
         self.compacted = self.seen;
         self.seen = self.chunks.len();
@@ -292,7 +308,8 @@ mod tests {
                         model.extend(data.iter().copied());
                         queue.push(data);
                     }
-                    2 if n % 2 == 0 => drop(queue.compact(n)),
+                    2 if n % 4 == 0 => drop(queue.compact(Compact::All)),
+                    2 if n % 2 == 0 => drop(queue.compact(Compact::Lingering { max: n })),
                     2 => drop(queue.settle()),
                     _ => if let Some(got) = queue.pop(n) {
                         prop_assert!(!got.is_empty() && got.len() <= n);
@@ -321,7 +338,8 @@ mod tests {
                         model.extend(data.iter().copied());
                         queue.push_copy(&data);
                     }
-                    3 if n % 4 == 0 => drop(queue.compact(n)),
+                    3 if n % 8 == 0 => drop(queue.compact(Compact::All)),
+                    3 if n % 4 == 0 => drop(queue.compact(Compact::Lingering { max: n })),
                     _ => {
                         let count = n.min(queue.len());
                         let mut got = Vec::new();
@@ -368,8 +386,7 @@ mod tests {
         let held = queue.chunks.len() + usize::from(!queue.tail.is_empty());
         println!("row 35: 260,000 bytes, one a write, unsent, are {held} chunks");
         assert!(held <= KEEP + 17 && queue.chunks.capacity() <= 64, "{held}");
-        queue.compact(32 << 10);
-        queue.compact(32 << 10);
+        queue.compact(Compact::All);
         assert!(slab.is_unique(), "and do not pin a slab");
         let mut got = 0;
         queue.take(queue.len(), |part| got += part.len());
@@ -381,14 +398,14 @@ mod tests {
         let mut queue = RecvQueue::default();
         let slab = Bytes::from(vec![7u8; 256 << 10]);
         queue.push(slab.slice(..20_000));
-        queue.compact(32_000);
+        queue.compact(Compact::Lingering { max: 32_000 });
         queue.push(slab.slice(20_000..40_000));
         assert_eq!(queue.chunks[0].as_ptr(), slab.as_ptr());
-        queue.compact(32_000);
+        queue.compact(Compact::Lingering { max: 32_000 });
         assert_ne!(queue.chunks[0].as_ptr(), slab.as_ptr());
         assert_eq!(queue.chunks[1].as_ptr(), slab[20_000..].as_ptr());
         let copy = queue.chunks[0].as_ptr();
-        queue.compact(32_000);
+        queue.compact(Compact::Lingering { max: 32_000 });
         assert_eq!(queue.chunks[0].as_ptr(), copy, "nothing is copied twice");
         assert!(slab.is_unique());
         assert_eq!(

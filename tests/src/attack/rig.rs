@@ -123,6 +123,23 @@ impl Rig {
         at(Side::Attacker, || attack(target))
     }
 
+    /// Dials the victim from fresh honest nodes, one after another, until `over`: how many came through, and how many did not.
+    pub fn honest_dials(&self, over: &AtomicBool) -> (usize, usize) {
+        let dial = || async {
+            let (mut dialled, mut failed) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                let honest = honest_endpoint().await;
+                match honest.connect(self.victim.addr.clone()).await {
+                    Ok(_) => dialled += 1,
+                    Err(_) => failed += 1,
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (dialled, failed)
+        };
+        at(Side::Honest, || run(dial()))
+    }
+
     /// The p99 of the bystanders while `attack` runs against `target`, again and again, and how often that was.
     fn under<T>(&self, target: Target, attack: &(impl Fn(Target) -> T + Sync)) -> (Duration, u32) {
         self.bystanders.take();

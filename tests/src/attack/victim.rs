@@ -15,7 +15,7 @@ use super::{
     Carrier,
     net::{Side, at, enter, victim_ip},
 };
-use crate::cgroup::Cgroup;
+use crate::{cgroup::Cgroup, usage::Usage};
 
 /// A `barewire listen` process.
 #[derive(Debug)]
@@ -107,27 +107,18 @@ impl Victim {
         }
     }
 
-    fn proc(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
-    }
-
-    /// A number of `/proc/PID/status`.
-    fn status(&self, name: &str) -> i64 {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.trim_start_matches(':').split_whitespace().next())
-            .and_then(|value| value.parse().ok())
-            .unwrap()
+    fn usage(&self) -> Usage {
+        Usage(self.process.id())
     }
 
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> i64 {
-        self.status("VmRSS")
+        self.usage().rss_kib() as i64
     }
 
     /// Most resident memory since [`reset_peak`](Self::reset_peak), in KiB.
     pub fn peak_kib(&self) -> i64 {
-        self.status("VmHWM")
+        self.usage().peak_kib() as i64
     }
 
     /// Lets the peak begin at what is resident now.
@@ -142,9 +133,7 @@ impl Victim {
 
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.id()))
-            .unwrap()
-            .count()
+        self.usage().descriptors()
     }
 
     /// What it holds now.
@@ -152,22 +141,13 @@ impl Victim {
         Held {
             rss_kib: self.rss_kib(),
             descriptors: self.descriptors(),
-            threads: usize::try_from(self.status("Threads")).unwrap(),
+            threads: self.usage().threads(),
         }
     }
 
     /// Processor time used so far.
     pub fn cpu(&self) -> Duration {
-        let stat = self.proc("stat");
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        // USER_HZ is 100 on every Linux.
-        Duration::from_millis(ticks * 10)
+        self.usage().cpu()
     }
 
     /// How many lines of its log name this kind of incident.

@@ -10,8 +10,7 @@ use std::{
 use crate::{
     attacker::{Attacker, RST, SYN, connect, data, propose, until_closed},
     full,
-    net::{Side, at},
-    rig::{Rig, Target, honest_endpoint, run, window},
+    rig::{Rig, Target, window},
     within,
 };
 
@@ -38,23 +37,9 @@ fn silent_connections_hold_few_slots() {
     let rig = Rig::start("row 1", "silent");
     let base = rig.before().descriptors;
     let over = AtomicBool::new(false);
-    let honest_dials = || {
-        run(async {
-            let (mut dialled, mut failed) = (0, 0);
-            while !over.load(Ordering::Relaxed) {
-                let honest = honest_endpoint().await;
-                match honest.connect(rig.victim.addr.clone()).await {
-                    Ok(_) => dialled += 1,
-                    Err(_) => failed += 1,
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            (dialled, failed)
-        })
-    };
     let (held, peak, (dialled, failed)) = std::thread::scope(|scope| {
         let flood = scope.spawn(|| rig.strike(|target| silent(target, count, spread)));
-        let honest = scope.spawn(|| at(Side::Honest, honest_dials));
+        let honest = scope.spawn(|| rig.honest_dials(&over));
         let mut peak = 0;
         while !flood.is_finished() {
             peak = peak.max(rig.victim.descriptors().saturating_sub(base));

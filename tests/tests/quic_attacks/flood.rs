@@ -8,8 +8,8 @@ use std::{
 
 use barewire_tests::{
     attack::{
-        net::{Side, at, bytes_on, isolated},
-        rig::{Rig, Target, honest_endpoint, run, window},
+        net::{bytes_on, isolated},
+        rig::{Rig, Target, window},
     },
     full,
 };
@@ -76,22 +76,8 @@ fn first_packets_from_invented_addresses() {
     let count = per_second * spread.as_secs() as usize;
     let datagrams = initials(rig.victim.socket, count);
     let over = AtomicBool::new(false);
-    let honest_dials = || {
-        run(async {
-            let (mut dialled, mut failed) = (0, 0);
-            while !over.load(Ordering::Relaxed) {
-                let honest = honest_endpoint().await;
-                match honest.connect(rig.victim.addr.clone()).await {
-                    Ok(_) => dialled += 1,
-                    Err(_) => failed += 1,
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            (dialled, failed)
-        })
-    };
     let (counted, took, (dialled, failed)) = std::thread::scope(|scope| {
-        let honest = scope.spawn(|| at(Side::Honest, honest_dials));
+        let honest = scope.spawn(|| rig.honest_dials(&over));
         let (counted, took) = rig.strike(|target| {
             let before = bytes_on("eth0").unwrap();
             let begun = Instant::now();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use barewire_tests::{
     peers,
     process::{Process, run},
+    usage::Usage,
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -34,38 +35,21 @@ impl Victim {
         }
     }
 
-    /// A line of `/proc/PID/status`, in KiB.
-    fn memory(&self, line: &str) -> i64 {
-        let status = self.proc("status");
-        let line = status.lines().find(|text| text.starts_with(line)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    fn usage(&self) -> Usage {
+        Usage(self.process.id().unwrap())
     }
 
     pub(crate) fn rss_kib(&self) -> i64 {
-        self.memory("VmRSS:")
+        self.usage().rss_kib() as i64
     }
 
     pub(crate) fn peak_kib(&self) -> i64 {
-        self.memory("VmHWM:")
-    }
-
-    fn proc(&self, file: &str) -> String {
-        let pid = self.process.id().unwrap();
-        std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap()
+        self.usage().peak_kib() as i64
     }
 
     /// Processor time used so far.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = self.proc("stat");
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        // USER_HZ is 100 on every Linux.
-        Duration::from_millis(ticks * 10)
+        self.usage().cpu()
     }
 
     /// An honest node can still ping; then the end is orderly and without a panic.
