@@ -218,7 +218,7 @@ impl Stream {
     }
 
     /// Counts bytes the owner has read. Once they have been counted for about a round trip, returns the window that
-    /// their rate wants, if that is more than the present one; at most double.
+    /// their rate wants, if that is more than the present one; twice that while the window is what limits the rate.
     #[inline]
     pub(crate) fn measure(
         &mut self,
@@ -246,7 +246,11 @@ impl Stream {
         }
         self.epoch = Some(now);
         self.epoch_bytes = 0;
-        (wanted > self.max_window).then(|| wanted.min(double))
+        if wanted >= double {
+            // How much more the path carries is not known: doubling would take eight round trips to a window of 64 MiB.
+            return Some(double.saturating_mul(2));
+        }
+        (wanted > self.max_window).then_some(wanted)
     }
 }
 
