@@ -89,7 +89,7 @@ impl Default for QuicConfig {
 
 /// Streams a remote may have open at first; more are allowed as it opens them. quinn keeps an entry for each that may
 /// come: 17 KiB a connection for 256.
-pub(super) const FIRST_STREAMS: u32 = 32;
+pub(super) const FIRST_STREAMS: u32 = 16;
 
 impl QuicConfig {
     pub(super) fn endpoint(&self) -> EndpointConfig {
