@@ -194,13 +194,13 @@ impl<'a> Fields<'a> {
 }
 
 /// Appends a varint field, zero included.
-pub(crate) fn put_varint_field(number: u32, value: u64, out: &mut impl BufMut) {
+pub fn put_varint_field(number: u32, value: u64, out: &mut impl BufMut) {
     varint::encode(u64::from(number) << 3, out);
     varint::encode(value, out);
 }
 
 /// Appends a bytes field, empty ones included.
-pub(crate) fn put_bytes_field(number: u32, value: &[u8], out: &mut impl BufMut) {
+pub fn put_bytes_field(number: u32, value: &[u8], out: &mut impl BufMut) {
     varint::encode(u64::from(number) << 3 | 2, out);
     varint::encode(value.len() as u64, out);
     out.put_slice(value);

@@ -1,4 +1,5 @@
 //! What gets two nodes through the routers between them, as state machines without I/O: they read no clock and no socket, and draw no
 //! randomness of their own. The node drives them.
 
+pub mod dcutr;
 pub mod relay;
