@@ -45,7 +45,7 @@ pub struct ConnectionInfo {
     pub local_addr: Multiaddr,
     /// Address of the remote, without its peer id.
     pub remote_addr: Multiaddr,
-    /// What carries it: `tcp`, `ws`, `wss`, `quic-v1` or `memory`.
+    /// What carries it: `tcp`, `ws`, `wss`, `quic-v1`, `memory` or `relay`.
     pub transport: &'static str,
     /// Negotiated security protocol, for example `/noise`.
     pub security: &'static str,
@@ -55,8 +55,30 @@ pub struct ConnectionInfo {
     pub early_muxer: bool,
     /// When the upgrade ended.
     pub established: Instant,
+    /// What the relay lets through, if it carries this connection and limits it.
+    pub limit: Option<CircuitLimit>,
     /// Counters of the node it belongs to.
     pub(crate) traffic: Arc<ByProtocol>,
+}
+
+impl ConnectionInfo {
+    /// Whether a relay carries it.
+    #[must_use]
+    pub fn is_relayed(&self) -> bool {
+        self.transport == CIRCUIT
+    }
+}
+
+/// [`ConnectionInfo::transport`] of what goes through a relay.
+pub const CIRCUIT: &str = "relay";
+
+/// What a relay lets through before it ends a connection. Handshakes and frames count too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitLimit {
+    /// How long it lasts; `None` for ever.
+    pub duration: Option<Duration>,
+    /// Bytes, in each direction (go-libp2p's relays) or in both together (rust-libp2p's); `None` any number.
+    pub data: Option<u64>,
 }
 
 /// Counters of one connection.

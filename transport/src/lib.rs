@@ -39,7 +39,7 @@ pub mod ws;
 
 pub use close::{CloseReason, LocalReason, Party};
 pub use config::{Admission, MuxerKind, UpgradeConfig};
-pub use connection::{Connection, ConnectionInfo, ConnectionStats};
+pub use connection::{CIRCUIT, CircuitLimit, Connection, ConnectionInfo, ConnectionStats};
 pub use error::{NegotiateError, OpenStreamError, StreamError, UpgradeError};
 pub use inbound::{InboundStream, InboundStreams};
 pub use lease::{Hold, HoldKind, Lease, WhyOpen};

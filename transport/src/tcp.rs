@@ -254,6 +254,7 @@ fn raw(stream: TcpStream, config: &TcpConfig) -> io::Result<RawConnection> {
         local_addr,
         remote_addr,
         transport: "tcp",
+        limit: None,
         copied: Arc::default(),
     })
 }

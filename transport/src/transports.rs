@@ -1,6 +1,6 @@
 //! The built-in transports behind one door: listen on and dial multiaddrs.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use barewire_base::{Multiaddr, PeerId, Protocol};
 use barewire_mux::Role;
@@ -9,13 +9,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     config::UpgradeConfig,
-    connection::Connection,
+    connection::{CIRCUIT, CircuitLimit, Connection},
     driver::BoxReader,
     error::UpgradeError,
     inbound::InboundStreams,
     memory::{self, MemoryListener},
     pnet,
     quic::{QuicConfig, QuicIncoming, QuicListener, Sockets},
+    stream::Stream,
     tcp::{self, Ports, TcpConfig, TcpListener},
     traffic::Traffic,
     transmit::BoxWriter,
@@ -31,6 +32,8 @@ pub struct RawConnection {
     pub(crate) remote_addr: Multiaddr,
     /// Name of what carries it, see [`ConnectionInfo::transport`](crate::ConnectionInfo::transport).
     pub(crate) transport: &'static str,
+    /// What a relay lets through, if one carries it.
+    pub(crate) limit: Option<CircuitLimit>,
     /// What the layers below the record layer have copied.
     pub(crate) copied: Arc<Copied>,
 }
@@ -63,6 +66,22 @@ impl RawConnection {
             local_addr,
             remote_addr,
             transport,
+            limit: None,
+            copied: Arc::default(),
+        }
+    }
+
+    /// A stream to a relay that leads to somebody else from now on. `addr` is the relay's, `/p2p-circuit` at its end.
+    #[must_use]
+    pub fn circuit(stream: Stream, addr: Multiaddr, limit: Option<CircuitLimit>) -> Self {
+        let (reader, writer) = stream.split();
+        Self {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            local_addr: addr.clone(),
+            remote_addr: addr,
+            transport: CIRCUIT,
+            limit,
             copied: Arc::default(),
         }
     }
@@ -186,6 +205,11 @@ pub struct TransportConfig {
     pub local: Option<PeerId>,
 }
 
+/// Bytes of a packet that opens a router, as the specification of DCUtR.
+const PUNCH_LEN: usize = 64;
+/// Between two of them, as the same.
+const PUNCH_GAP: std::ops::Range<Duration> = Duration::from_millis(10)..Duration::from_millis(200);
+
 /// The transports of one node with what they share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Transports {
@@ -288,6 +312,17 @@ impl Transports {
         addr: &Multiaddr,
         expected: Option<PeerId>,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
+        self.dial_from(addr, expected, false).await
+    }
+
+    /// As [`dial`](Self::dial); with `reuse`, from a port that is listened on also where [`TcpConfig::reuse_port`] leaves that to the
+    /// other node. For dials that the other node does not cross: those of relays, to whom the port is to be seen.
+    pub async fn dial_from(
+        &self,
+        addr: &Multiaddr,
+        expected: Option<PeerId>,
+        reuse: bool,
+    ) -> Result<(Connection, InboundStreams), ConnectError> {
         self.check_private(addr)?;
         if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
             return quic.dial(addr, socket, expected).await;
@@ -300,9 +335,52 @@ impl Transports {
                     .await
                     .map_err(UpgradeError::WebSocket)?
             }
-            None => self.connect(addr, self.may_reuse(expected)).await?,
+            None => {
+                let reuse = reuse || self.may_reuse(expected);
+                self.connect(addr, reuse).await?
+            }
         };
         Ok(upgrade_halves(raw, Role::Client, &self.upgrade, expected).await?)
+    }
+
+    /// Upgrades a byte stream that did not come from a transport, such as a [circuit](RawConnection::circuit), as this node's other
+    /// connections.
+    ///
+    /// Cancel safe: a dropped call closes the byte stream.
+    pub async fn upgrade(
+        &self,
+        raw: RawConnection,
+        role: Role,
+        expected: Option<PeerId>,
+    ) -> Result<(Connection, InboundStreams), UpgradeError> {
+        upgrade_halves(raw, role, &self.upgrade, expected).await
+    }
+
+    /// Makes a hole in the routers between this node and one at `addr` that does the same now: over TCP both dial from their listening
+    /// ports, and what comes of it is upgraded in the given role. Over QUIC the client dials, and the server sends packets until it is
+    /// cancelled: the connection comes to its listener. The caller sets the deadline.
+    ///
+    /// Cancel safe: a dropped call closes the socket.
+    pub async fn punch(
+        &self,
+        addr: &Multiaddr,
+        peer: PeerId,
+        role: Role,
+    ) -> Result<(Connection, InboundStreams), ConnectError> {
+        self.check_private(addr)?;
+        if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
+            return match role {
+                Role::Client => quic.dial(addr, socket, Some(peer)).await,
+                Role::Server => loop {
+                    let contents: [u8; PUNCH_LEN] = rand::random();
+                    // What the network loses now may pass the next time.
+                    drop(quic.send_past(socket, &contents));
+                    tokio::time::sleep(rand::random_range(PUNCH_GAP)).await;
+                },
+            };
+        }
+        let raw = self.connect(addr, true).await?;
+        Ok(upgrade_halves(raw, role, &self.upgrade, Some(peer)).await?)
     }
 
     /// Whether a dial may leave from a listening port, see [`TcpConfig::reuse_port`].

@@ -147,6 +147,7 @@ pub async fn upgrade_halves(
         muxer: YAMUX,
         early_muxer,
         established: now(),
+        limit: raw.limit,
         traffic: Arc::clone(&config.traffic),
     };
     let made = spawn(wire, info, (sealer, opener), early, config, &budget);

@@ -24,8 +24,9 @@ use barewire_security::{
 };
 use parking_lot::Mutex;
 use quinn::{
-    ConnectionError, Endpoint, TokioRuntime,
+    AsyncUdpSocket, ConnectionError, Endpoint, TokioRuntime,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    udp::Transmit,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
@@ -61,9 +62,18 @@ pub(crate) struct Sockets {
 #[derive(Debug)]
 struct Open {
     endpoint: Endpoint,
+    socket: Arc<dyn AsyncUdpSocket>,
     addr: SocketAddr,
     /// Opened for a listener, which takes it away when it goes.
     listening: bool,
+}
+
+impl Open {
+    fn reaches(&self, remote: SocketAddr) -> bool {
+        let local = self.addr.ip();
+        self.addr.is_ipv4() == remote.is_ipv4()
+            && (local.is_unspecified() || local.is_loopback() == remote.ip().is_loopback())
+    }
 }
 
 impl Sockets {
@@ -84,10 +94,11 @@ impl Sockets {
     /// Opens a socket that accepts connections.
     pub(crate) fn listen(self: &Arc<Self>, addr: SocketAddr) -> io::Result<QuicListener> {
         let server = self.server_config(&Verdict::default())?;
-        let endpoint = self.bind(addr, Some(server))?;
+        let (endpoint, socket) = self.bind(addr, Some(server))?;
         let addr = endpoint.local_addr()?;
         self.open.lock().push(Open {
             endpoint: endpoint.clone(),
+            socket,
             addr,
             listening: true,
         });
@@ -99,22 +110,44 @@ impl Sockets {
         })
     }
 
-    fn bind(&self, addr: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Endpoint> {
+    fn bind(
+        &self,
+        addr: SocketAddr,
+        server: Option<quinn::ServerConfig>,
+    ) -> io::Result<(Endpoint, Arc<dyn AsyncUdpSocket>)> {
         let socket = socket::bind(addr, &self.config)?;
-        let runtime = Arc::new(TokioRuntime);
-        Endpoint::new_with_abstract_socket(self.config.endpoint(), server, socket, runtime)
+        let (config, runtime) = (self.config.endpoint(), Arc::new(TokioRuntime));
+        let endpoint =
+            Endpoint::new_with_abstract_socket(config, server, Arc::clone(&socket), runtime)?;
+        Ok((endpoint, socket))
+    }
+
+    /// Sends a packet that is none of QUIC to `remote` from a listening socket, so that routers on the way let answers in. One that
+    /// is lost is not sent again.
+    pub(crate) fn send_past(&self, remote: SocketAddr, contents: &[u8]) -> io::Result<()> {
+        let socket = {
+            let open = self.open.lock();
+            let mut listening = open
+                .iter()
+                .filter(|open| open.listening && open.reaches(remote));
+            listening.next().map(|open| Arc::clone(&open.socket))
+        };
+        socket
+            .ok_or(io::ErrorKind::AddrNotAvailable)?
+            .try_send(&Transmit {
+                destination: remote,
+                ecn: None,
+                contents,
+                segment_size: None,
+                src_ip: None,
+            })
     }
 
     /// The socket to dial `remote` from: a listening one that reaches it, so that the remote sees the
     /// port others can dial.
     fn endpoint_for(&self, remote: SocketAddr) -> io::Result<(Endpoint, SocketAddr)> {
-        let reaches = |open: &&Open| {
-            let local = open.addr.ip();
-            open.addr.is_ipv4() == remote.is_ipv4()
-                && (local.is_unspecified() || local.is_loopback() == remote.ip().is_loopback())
-        };
         let mut open = self.open.lock();
-        let candidates = || open.iter().filter(reaches);
+        let candidates = || open.iter().filter(|open| open.reaches(remote));
         let found = candidates()
             .find(|open| open.listening)
             .or_else(|| candidates().next());
@@ -126,10 +159,11 @@ impl Sockets {
         } else {
             Ipv6Addr::UNSPECIFIED.into()
         };
-        let endpoint = self.bind((any, 0).into(), None)?;
+        let (endpoint, socket) = self.bind((any, 0).into(), None)?;
         let addr = endpoint.local_addr()?;
         open.push(Open {
             endpoint: endpoint.clone(),
+            socket,
             addr,
             listening: false,
         });
@@ -391,6 +425,7 @@ fn ready(
         muxer: "quic",
         early_muxer: true,
         established: now(),
+        limit: None,
         traffic: Arc::clone(&upgrade.traffic),
     };
     // The window is charged already; the peer's own budget counts what its streams keep.
