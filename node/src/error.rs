@@ -10,7 +10,7 @@ use crate::{
     manager::Refusal,
 };
 
-use crate::peer_book::PeerBookError;
+use crate::{peer_book::PeerBookError, protocols::relay::RelayError};
 
 /// Why an endpoint could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,6 +145,14 @@ pub enum DialError {
         /// Another.
         other: PeerId,
     },
+    /// The relay in the address did not lead to the peer.
+    #[error("{addr}: {error}")]
+    Relay {
+        /// The address.
+        addr: Multiaddr,
+        /// The cause.
+        error: RelayError,
+    },
     /// There is nothing to dial.
     #[error("no address to dial{}", .0.map(|peer| format!(" {peer} at is known; name one")).unwrap_or_default())]
     NoAddress(Option<PeerId>),
@@ -177,13 +185,18 @@ fn all(errors: &[DialError]) -> String {
 
 impl DialError {
     pub(crate) fn new(addr: &Multiaddr, error: ConnectError) -> Self {
-        let addr = addr.clone();
         match error {
             ConnectError::Transport(error) => Self::Transport(error),
-            ConnectError::Upgrade(UpgradeError::Refused(LocalReason::Gated(why))) => {
-                Self::Gated { addr, why }
-            }
-            ConnectError::Upgrade(error) => match error.peer_id_mismatch() {
+            ConnectError::Upgrade(error) => Self::upgrade(addr, error),
+        }
+    }
+
+    /// The byte stream did not become a connection.
+    pub(crate) fn upgrade(addr: &Multiaddr, error: UpgradeError) -> Self {
+        let addr = addr.clone();
+        match error {
+            UpgradeError::Refused(LocalReason::Gated(why)) => Self::Gated { addr, why },
+            error => match error.peer_id_mismatch() {
                 Some((expected, actual)) => Self::WrongPeer {
                     addr,
                     expected,
@@ -216,6 +229,7 @@ impl DialError {
             | Self::ShuttingDown => Fault::Local,
             Self::Transport(_) => Fault::Network,
             Self::Upgrade { error, .. } => error.fault(),
+            Self::Relay { error, .. } => error.fault(),
             Self::WrongPeer { .. } => Fault::Peer,
             Self::Limit { .. } => Fault::Limit,
         }

@@ -6,7 +6,7 @@ use barewire_base::{Multiaddr, PeerId};
 use barewire_transport::{CloseReason, LocalReason, Role, UpgradeError};
 use tokio::sync::broadcast;
 
-use crate::protocols::identify::PeerInfo;
+use crate::protocols::{dcutr::PunchStep, identify::PeerInfo};
 
 /// Events kept for a reader that is behind. A slower one is told how many it missed.
 const CAPACITY: usize = 256;
@@ -35,6 +35,23 @@ pub enum Event {
     ExternalAddressLost {
         /// The address, without `/p2p`.
         addr: Multiaddr,
+    },
+    /// A relay leads to this node: the address is announced.
+    RelayAddress {
+        /// The address, `/p2p-circuit` at its end.
+        addr: Multiaddr,
+    },
+    /// A relay leads to this node no more.
+    RelayAddressLost {
+        /// The address, `/p2p-circuit` at its end.
+        addr: Multiaddr,
+    },
+    /// Work on a direct connection beside a relayed one.
+    HolePunch {
+        /// Who is at the other end.
+        peer: PeerId,
+        /// What happened.
+        step: PunchStep,
     },
     /// Accepting failed for lack of resources (such as open files) and waits a moment, or the socket
     /// broke (`NotConnected`) and is opened anew.

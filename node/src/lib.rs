@@ -31,9 +31,9 @@ mod router;
 pub use barewire_base::{Fault, Keypair, Multiaddr, PeerId, PublicKey};
 pub use barewire_transport::quic::{CongestionController, QuicConfig};
 pub use barewire_transport::{
-    CloseReason, Connection, ConnectionInfo, ConnectionStats, Hold, HoldKind, Lease, LocalReason,
-    MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError, UpgradeError,
-    WhyOpen, pnet, ws,
+    CircuitLimit, CloseReason, Connection, ConnectionInfo, ConnectionStats, Hold, HoldKind, Lease,
+    LocalReason, MuxerKind, OpenStreamError, Party, Role, Stream, StreamError, TransportError,
+    UpgradeError, WhyOpen, pnet, ws,
 };
 pub use config::{Config, IdentifyConfig, PingConfig, SecurityKind};
 pub use endpoint::{Endpoint, EndpointBuilder, ShutdownReport, State};

@@ -194,6 +194,7 @@ fn transport_of(addr: &Multiaddr) -> &'static str {
             Protocol::Ws => "ws",
             Protocol::QuicV1 => "quic-v1",
             Protocol::Memory(_) => "memory",
+            Protocol::P2pCircuit => "relay",
             _ => continue,
         };
     }
@@ -214,6 +215,7 @@ pub(crate) fn outcome_of(error: &DialError) -> &'static str {
         DialError::Name { .. } => "name",
         DialError::PrivateName { .. } => "private_name",
         DialError::OwnAddress(_) => "own_address",
+        DialError::Relay { .. } => "relay",
         _ => "other",
     }
 }

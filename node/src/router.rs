@@ -153,6 +153,10 @@ impl fmt::Debug for RouterBuilder {
 }
 
 impl RouterBuilder {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Serves `protocol` with `handler`.
     #[must_use]
     pub fn accept(mut self, protocol: impl Into<Arc<str>>, handler: impl ProtocolHandler) -> Self {

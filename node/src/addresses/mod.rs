@@ -27,6 +27,8 @@ pub(crate) struct Addresses {
     bound: Vec<Multiaddr>,
     /// Addresses of this machine; `None` as long as nobody looked.
     interfaces: Option<Vec<IpAddr>>,
+    /// Those that lead here through relays.
+    relayed: Vec<Multiaddr>,
     pub(crate) observed: Observed,
 }
 
@@ -35,6 +37,7 @@ impl Addresses {
         Self {
             bound: Vec::new(),
             interfaces: None,
+            relayed: Vec::new(),
             observed: Observed::new(observed),
         }
     }
@@ -45,6 +48,14 @@ impl Addresses {
 
     pub(crate) fn bound(&self) -> &[Multiaddr] {
         &self.bound
+    }
+
+    pub(crate) fn relayed(&self) -> &[Multiaddr] {
+        &self.relayed
+    }
+
+    pub(crate) fn set_relayed(&mut self, addrs: Vec<Multiaddr>) {
+        self.relayed = addrs;
     }
 
     pub(crate) fn set_interfaces(&mut self, ips: Vec<IpAddr>) {

@@ -288,6 +288,15 @@ impl Observed {
         self.candidates.len()
     }
 
+    /// All addresses that somebody sees this node at, those with the most observers first: worth a try where a wrong one costs a
+    /// packet, as in a hole punch.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Multiaddr> {
+        let mut seen: Vec<_> = self.candidates.iter().collect();
+        seen.sort_by_key(|(_, c)| (std::cmp::Reverse(c.votes.len()), c.number));
+        seen.into_iter().map(|(addr, _)| addr.clone()).collect()
+    }
+
     fn withdraw(&mut self, addr: &Multiaddr, network: &Network) {
         if let Some(candidate) = self.candidates.get_mut(addr) {
             candidate.votes.remove(network);

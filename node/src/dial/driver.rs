@@ -28,6 +28,7 @@ use crate::{
     incidents::Incident,
     manager::{Dialling, Gated},
     metrics::outcome_of,
+    protocols::relay::is_circuit,
 };
 
 /// What all dials of an endpoint share.
@@ -202,7 +203,9 @@ impl Dial<'_> {
 
     /// Takes the addresses of the target.
     fn enter(&mut self, addrs: &[Multiaddr]) {
-        let (named, plain): (Vec<_>, Vec<_>) = addrs.iter().partition(|addr| has_name(addr));
+        // A name in the address of a relay is looked up when the relay is dialled.
+        let by_name = |addr: &&Multiaddr| has_name(addr) && !is_circuit(addr);
+        let (named, plain): (Vec<_>, Vec<_>) = addrs.iter().partition(by_name);
         let most = self.shared.dialer.config.limits.max_addresses;
         for (n, addr) in named.iter().enumerate() {
             if n >= most {
@@ -284,21 +287,28 @@ impl Dial<'_> {
         self.tell(&addr, || DialStep::Started);
         self.shared.dialer.counters.count(&addr, Count::Attempt);
         let config = &self.shared.dialer.config;
-        let limit = if is_near(&addr) {
+        let (relayed, reuse) = (is_circuit(&addr), self.target.reuse);
+        let limit = if is_near(&addr) && !relayed {
             config.private_timeout
         } else {
             config.address_timeout
         };
-        let (transports, expected) = (self.shared.transports.clone(), self.expected);
+        let (shared, expected) = (Arc::clone(self.shared), self.expected);
         let span =
             tracing::debug_span!("dial", %addr, peer = expected.map(tracing::field::display));
         let attempt = async move {
             let begun = tokio::time::Instant::now();
             // The connection counts by itself.
             let _dialling = dialling;
-            let connecting = transports.dial(&addr, expected);
+            let connecting = async {
+                if relayed {
+                    return shared.dial_circuit(&addr, expected).await;
+                }
+                let dialled = shared.transports.dial_from(&addr, expected, reuse).await;
+                dialled.map_err(|error| DialError::new(&addr, error))
+            };
             let result = match tokio::time::timeout(limit, connecting).await {
-                Ok(result) => result.map_err(|error| DialError::new(&addr, error)),
+                Ok(result) => result,
                 Err(_) => Err(DialError::Transport(TransportError::Timeout(addr.clone()))),
             };
             (id, addr, begun.elapsed(), result)
@@ -450,7 +460,7 @@ fn outcome(error: &DialError) -> Outcome {
             UpgradeError::Refused(_) | UpgradeError::Seal(_) => Outcome::Local,
             _ => Outcome::Reached,
         },
-        DialError::WrongPeer { .. } => Outcome::Reached,
+        DialError::WrongPeer { .. } | DialError::Relay { .. } => Outcome::Reached,
         _ => Outcome::Local,
     }
 }

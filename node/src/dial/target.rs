@@ -27,6 +27,8 @@ pub struct DialTarget {
     pub(super) peer: Option<PeerId>,
     pub(super) addrs: Vec<Multiaddr>,
     pub(super) by_user: bool,
+    /// Dials leave from listening ports whoever the peer is.
+    pub(super) reuse: bool,
     observer: Option<Observer>,
 }
 
@@ -46,6 +48,7 @@ impl DialTarget {
             peer,
             addrs,
             by_user,
+            reuse: false,
             observer: None,
         }
     }
@@ -55,6 +58,13 @@ impl DialTarget {
     #[must_use]
     pub fn observed_by(mut self, observer: impl Fn(&DialEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Dials from listening ports, whatever this node leaves to other nodes: to a relay, which does not dial back and is to see them.
+    #[must_use]
+    pub(crate) fn from_listening_ports(mut self) -> Self {
+        self.reuse = true;
         self
     }
 

@@ -217,6 +217,7 @@ impl Shared {
                 let link = Link {
                     id,
                     outbound: connection.role() == Role::Client,
+                    relayed: connection.info().is_relayed(),
                     connection: connection.clone(),
                     control: Arc::clone(&control),
                 };

@@ -63,6 +63,8 @@ pub struct State {
     /// Addresses that enough other nodes see this one at, without `/p2p`: behind a router, where
     /// the world may reach it.
     pub external_addrs: Vec<Multiaddr>,
+    /// Addresses that lead to this node through relays it has reservations at, `/p2p-circuit` at their end.
+    pub relay_addrs: Vec<Multiaddr>,
     /// Established connections.
     pub connections: usize,
     /// Peers with at least one connection.
@@ -420,9 +422,30 @@ impl Endpoint {
 }
 
 impl Shared {
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
+        self.events.emit(event);
+    }
+
+    /// What this node says about itself now.
+    pub(crate) fn local(&self) -> Arc<Local> {
+        Arc::clone(&self.local.borrow())
+    }
+
     fn connection(&self, peer: &PeerId) -> Option<Connection> {
         let alive = |connection: &Connection| connection.close_reason().is_none();
         self.table.lock().preferred(peer, alive)
+    }
+
+    /// A connection to a peer that goes through no relay.
+    pub(crate) fn direct(&self, peer: &PeerId) -> Option<Connection> {
+        let direct = |connection: &Connection| {
+            connection.close_reason().is_none() && !connection.info().is_relayed()
+        };
+        self.table.lock().preferred(peer, direct)
     }
 
     /// The connection to a peer to use instead of one that has just been dialled, if one of its
@@ -459,7 +482,10 @@ impl Shared {
             .control(&connection.peer_id(), |other| other.is_same(connection))
     }
 
-    async fn identify(&self, connection: &Connection) -> Result<Arc<PeerInfo>, IdentifyError> {
+    pub(crate) async fn identify(
+        &self,
+        connection: &Connection,
+    ) -> Result<Arc<PeerInfo>, IdentifyError> {
         let peer = connection.peer_id();
         let ask = async || {
             let info = identify::query(connection, self.config.identify.timeout).await?;

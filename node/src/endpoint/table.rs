@@ -9,6 +9,9 @@
 //! they agree without a message. Foreign stacks keep both connections, so both stay. Several
 //! connections in one direction all stay: whoever dialled them wanted them.
 //!
+//! A connection through a relay is superseded by any direct one, whoever the peer is: new streams go the direct way, and what runs on the
+//! relayed one runs to its end.
+//!
 //! A peer counts as a barewire node when its identify message says an agent version that begins
 //! with `barewire/`. A foreign node that lies about it only loses its second connection.
 
@@ -36,6 +39,8 @@ pub(crate) struct Link<C> {
     pub(crate) id: u64,
     /// This side dialled it.
     pub(crate) outbound: bool,
+    /// A relay carries it.
+    pub(crate) relayed: bool,
     pub(crate) connection: C,
     pub(crate) control: Arc<LinkControl>,
 }
@@ -170,7 +175,7 @@ impl<C: Clone, I> Table<C, I> {
         });
         let first = entry.links.is_empty();
         entry.links.push(link);
-        let both_directions = both_directions(&entry.links);
+        let both_directions = both_directions(entry.links.iter());
         self.apply_rule(&peer);
         Inserted {
             first,
@@ -281,18 +286,21 @@ impl<C: Clone, I> Table<C, I> {
             return false;
         };
         let keep_outbound = self.local < *peer;
-        let decide = entry.barewire && both_directions(&entry.links);
+        let direct = entry.links.iter().any(|link| !link.relayed);
+        // Those that no other kind replaces.
+        let kept = |link: &&Link<C>| !(link.relayed && direct);
+        let decide = entry.barewire && both_directions(entry.links.iter().filter(kept));
         let mut newly = false;
         for link in &entry.links {
-            let superseded = decide && link.outbound != keep_outbound;
+            let superseded = !kept(&link) || decide && link.outbound != keep_outbound;
             newly |= link.control.set_superseded(superseded) && superseded;
         }
         newly
     }
 }
 
-fn both_directions<C>(links: &[Link<C>]) -> bool {
-    links.iter().any(|link| link.outbound) && links.iter().any(|link| !link.outbound)
+fn both_directions<'a, C: 'a>(mut links: impl Iterator<Item = &'a Link<C>> + Clone) -> bool {
+    links.clone().any(|link| link.outbound) && links.any(|link| !link.outbound)
 }
 
 #[cfg(test)]
@@ -313,6 +321,7 @@ mod tests {
         Link {
             id,
             outbound,
+            relayed: false,
             connection: id,
             control: Arc::default(),
         }
@@ -390,6 +399,32 @@ mod tests {
         assert!(table.remove(&large, 1));
         assert!(!table.remove(&large, 1));
         assert_eq!((table.len(), table.peer_count()), (0, 0));
+    }
+
+    #[test]
+    fn a_direct_connection_replaces_those_through_relays() {
+        let (small, large) = ids();
+        let mut table = Table::<u64, ()>::new(small);
+        for (id, outbound) in [(1, true), (2, false)] {
+            let relayed = Link {
+                relayed: true,
+                ..link(id, outbound)
+            };
+            table.insert(large, relayed);
+        }
+        assert_eq!(table.preferred(&large, |_| true), Some(1));
+        table.insert(large, link(3, false));
+        let superseded = |table: &Table<u64, ()>, at| {
+            let control = table.control(&large, |id| *id == at);
+            control.unwrap().is_superseded()
+        };
+        assert!(superseded(&table, 1) && superseded(&table, 2) && !superseded(&table, 3));
+        assert_eq!(table.preferred(&large, |_| true), Some(3));
+        // The rule between barewire nodes is for connections of one kind.
+        table.set_info(&large, Arc::new(()), true);
+        assert!(!superseded(&table, 3));
+        table.remove(&large, 3);
+        assert!(!superseded(&table, 1) && superseded(&table, 2));
     }
 
     #[test]

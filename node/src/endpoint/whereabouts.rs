@@ -43,26 +43,30 @@ impl Shared {
 
     /// Changes the addresses of this node and tells everybody whom it concerns: connected peers by
     /// identify push, readers of the state and of events.
-    pub(super) fn change_addresses(&self, change: impl FnOnce(&mut Addresses)) {
+    pub(crate) fn change_addresses(&self, change: impl FnOnce(&mut Addresses)) {
         // Held to the end, so that two changes are told in their order.
         let mut addresses = self.addresses.lock();
         change(&mut addresses);
         let listening = addresses.listening();
         addresses.observed.set_listening(&listening);
         let external = addresses.observed.confirmed().to_vec();
-        let (old_listening, old_external) = {
+        let relayed = addresses.relayed().to_vec();
+        let (old_listening, old_external, old_relayed) = {
             let state = self.state.borrow();
-            (state.addresses.clone(), state.external_addrs.clone())
+            let external = state.external_addrs.clone();
+            (state.addresses.clone(), external, state.relay_addrs.clone())
         };
         let bound = addresses.bound();
         self.state.send_if_modified(|state| {
             let changed = state.listen_addrs != bound
                 || state.addresses != listening
-                || state.external_addrs != external;
+                || state.external_addrs != external
+                || state.relay_addrs != relayed;
             if changed {
                 state.listen_addrs = bound.to_vec();
                 state.addresses.clone_from(&listening);
                 state.external_addrs.clone_from(&external);
+                state.relay_addrs.clone_from(&relayed);
             }
             changed
         });
@@ -82,12 +86,26 @@ impl Shared {
             tracing::info!(%addr, "peers agree that they see this node there");
             self.events.emit(|| Event::ExternalAddress { addr });
         }
+        for addr in missing(&old_relayed, &relayed) {
+            tracing::info!(%addr, "not reached through this relay any more");
+            self.events.emit(|| Event::RelayAddressLost { addr });
+        }
+        for addr in missing(&relayed, &old_relayed) {
+            tracing::info!(%addr, "reached through a relay");
+            self.events.emit(|| Event::RelayAddress { addr });
+        }
         // What the world can reach comes first: the last ones may not fit a message.
         let mut announced = external;
+        announced.extend(relayed);
         announced.extend(listening);
         if self.local.borrow().listen_addrs != announced {
             self.change_local(|local| (announced, Arc::clone(&local.registry)));
         }
+    }
+
+    /// Where anybody sees this node.
+    pub(crate) fn seen_at(&self) -> Vec<Multiaddr> {
+        self.addresses.lock().observed.seen()
     }
 
     /// Looks up the addresses of this machine and follows them from now on. Where that is not

@@ -250,9 +250,12 @@ pub fn now() -> Instant {
 
 /// Whether a connection by this address takes a descriptor of its own.
 pub(crate) fn takes_descriptor(addr: &Multiaddr) -> bool {
-    !addr
-        .iter()
-        .any(|part| matches!(part, Protocol::Udp(_) | Protocol::Memory(_)))
+    !addr.iter().any(|part| {
+        matches!(
+            part,
+            Protocol::Udp(_) | Protocol::Memory(_) | Protocol::P2pCircuit
+        )
+    })
 }
 
 /// The address of a remote that limits per network count.
@@ -367,6 +370,7 @@ mod tests {
         assert!(takes_descriptor(&addr("/ip4/192.0.2.1/tcp/1/ws")));
         assert!(!takes_descriptor(&addr("/ip4/192.0.2.1/udp/1/quic-v1")));
         assert!(!takes_descriptor(&addr("/memory/7")));
+        assert!(!takes_descriptor(&addr("/ip4/192.0.2.1/tcp/1/p2p-circuit")));
         assert_eq!(ip_of(&addr("/memory/7")), None);
         assert_eq!(
             ip_of(&addr("/ip6/2001:db8::1/udp/1/quic-v1")),

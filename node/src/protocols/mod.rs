@@ -1,8 +1,11 @@
 //! The protocols a node speaks, one module each.
 
+pub mod dcutr;
 pub mod echo;
+pub(crate) mod frame;
 pub mod gossip;
 pub mod hold;
 pub mod identify;
 pub mod perf;
 pub mod ping;
+pub mod relay;

@@ -100,7 +100,7 @@ impl Local {
 
     /// Which of our addresses mean something to a peer at `remote` that reached us at `local`:
     /// loopback only when it is on this machine, a wildcard as the address it used.
-    fn addresses_for(&self, local: &Multiaddr, remote: &Multiaddr) -> Vec<Multiaddr> {
+    pub(crate) fn addresses_for(&self, local: &Multiaddr, remote: &Multiaddr) -> Vec<Multiaddr> {
         let near = remote.ip().is_none_or(|ip| ip.is_loopback());
         let mut out = Vec::with_capacity(self.listen_addrs.len());
         for addr in &self.listen_addrs {
