@@ -115,11 +115,12 @@ pub(crate) enum Command {
     /// Play the part an interop harness asks for in the environment.
     #[command(
         after_help = "Reads IS_DIALER, REDIS_ADDR, TEST_KEY, TRANSPORT (tcp, ws, quic-v1), SECURE_CHANNEL, MUXER and LISTENER_IP,\n\
-            for a perf test also UPLOAD_BYTES, DOWNLOAD_BYTES and …_ITERATIONS; or the older lower-case names.\n\n\
+            for a perf test also UPLOAD_BYTES, DOWNLOAD_BYTES and …_ITERATIONS; or the older lower-case names. The harness for\n\
+            hole punching sets IS_RELAY, RELAY_IP, IS_DIALER, REDIS_ADDR, TEST_KEY and TRANSPORT.\n\n\
             Example:\n  IS_DIALER=false REDIS_ADDR=127.0.0.1:6379 TEST_KEY=a5b50d5e TRANSPORT=ws SECURE_CHANNEL=noise \\\n    \
             MUXER=yamux LISTENER_IP=0.0.0.0 barewire interop"
     )]
-    Interop,
+    Interop(crate::interop::InteropArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -332,6 +333,8 @@ pub(crate) struct ListenArgs {
     pub(crate) topic: Vec<String>,
     #[command(flatten)]
     pub(crate) gossip: GossipArgs,
+    #[command(flatten)]
+    pub(crate) relay: crate::relay::RelayArgs,
     /// PEM file with the certificate chain for /tls/ws addresses.
     #[arg(long, value_name = "FILE", requires = "ws_key")]
     pub(crate) ws_cert: Option<PathBuf>,
@@ -652,7 +655,7 @@ fn dns_server(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("`{text}` is not IP or IP:PORT"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| format!("`{text}` is not a number of seconds"))?;

@@ -7,7 +7,7 @@ use std::{
 
 use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{
-    DialError, Endpoint,
+    CircuitLimit, DialError, Endpoint,
     dial::{DialEvent, DialStep, DialTarget, Resolution},
 };
 use serde_json::{Value, json};
@@ -128,19 +128,31 @@ pub(crate) async fn dial(args: &DialArgs) -> Result<(), Failure> {
         "addr": info.remote_addr.to_string(), "local": info.local_addr.to_string(),
         "transport": info.transport, "security": info.security, "muxer": info.muxer,
         "early_muxer": info.early_muxer, "ms": ms(took), "stats": stats(&endpoint),
+        "limit": info.limit.map(|limit| json!({
+            "seconds": limit.duration.map(|time| time.as_secs()), "bytes": limit.data,
+        })),
     });
     output::event(json, &value, || {
         format!(
-            "connected to {} at {} over {} from {} in {} ms",
+            "connected to {} at {} over {} from {} in {} ms{}",
             info.peer_id,
             info.remote_addr,
             info.transport,
             info.local_addr,
-            ms(took)
+            ms(took),
+            info.limit.map_or_else(String::new, limit)
         )
     });
     endpoint.shutdown(GOODBYE).await;
     Ok(())
+}
+
+/// What a relay lets through.
+fn limit(limit: CircuitLimit) -> String {
+    let time = limit.duration.map(|time| format!("{} s", time.as_secs()));
+    let data = limit.data.map(|data| format!("{data} bytes"));
+    let parts: Vec<_> = time.into_iter().chain(data).collect();
+    format!("; the relay lets through {}", parts.join(" and "))
 }
 
 fn stats(endpoint: &Endpoint) -> Value {

@@ -61,11 +61,13 @@ as_it_is!(
     PemError,
     ConfigError,
     PublishError,
+    barewire_node::protocols::relay::RelayAddressError,
     ScenarioError,
     Stopped,
     SubscribeError,
     WaitError,
     std::io::Error,
+    std::net::AddrParseError,
     std::num::TryFromIntError,
     tokio::task::JoinError,
 );

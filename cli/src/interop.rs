@@ -22,14 +22,31 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     args::{Args, Command, NodeArgs},
     failure::Failure,
+    hole_punch,
     listen::endpoint,
     remote::Watch,
 };
 
 /// What the harnesses give a test.
-const TIMEOUT: Duration = Duration::from_secs(180);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(180);
 /// Time between two looks at Redis.
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
+
+/// Options of the command; the rest is in the environment.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InteropArgs {
+    /// Which harness asks.
+    #[arg(value_enum, default_value = "transport")]
+    harness: Harness,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Harness {
+    /// That of transports, also for its perf test.
+    Transport,
+    /// That of hole punching.
+    HolePunch,
+}
 
 /// What the environment asks for.
 struct Plan {
@@ -87,14 +104,14 @@ impl Rounds {
 }
 
 /// A variable, if it is set to something; the harness writes `null` for nothing.
-fn var(name: &str) -> Option<String> {
+pub(crate) fn var(name: &str) -> Option<String> {
     env::var(name)
         .ok()
         .map(|value| value.trim().to_owned())
         .filter(|value| !value.is_empty() && value != "null")
 }
 
-fn required(name: &str) -> Result<String, Failure> {
+pub(crate) fn required(name: &str) -> Result<String, Failure> {
     var(name).ok_or_else(|| {
         format!(
             "{name} is not set; barewire interop is started by an interop harness, which sets it"
@@ -112,7 +129,7 @@ fn number(name: &str, default: u64) -> Result<u64, Failure> {
     }
 }
 
-fn boolean(name: &str, value: &str) -> Result<bool, Failure> {
+pub(crate) fn boolean(name: &str, value: &str) -> Result<bool, Failure> {
     value
         .parse()
         .map_err(|_| format!("{name} is `{value}`; use true or false").into())
@@ -155,22 +172,22 @@ impl Plan {
             perf: Perf::read()?,
         })
     }
+}
 
-    fn listen_addr(&self) -> Result<Multiaddr, Failure> {
-        let family = if self.ip.is_ipv4() { "ip4" } else { "ip6" };
-        let rest = match self.transport.as_str() {
-            "tcp" => "tcp/0",
-            "ws" => "tcp/0/ws",
-            "quic-v1" => "udp/0/quic-v1",
-            other => {
-                return Err(format!(
-                    "the transport {other} is not spoken; tcp, ws and quic-v1 are"
-                )
-                .into());
-            }
-        };
-        Ok(format!("/{family}/{}/{rest}", self.ip).parse()?)
-    }
+/// Where to listen, at a port that the system chooses.
+pub(crate) fn listen_addr(ip: IpAddr, transport: &str) -> Result<Multiaddr, Failure> {
+    let family = if ip.is_ipv4() { "ip4" } else { "ip6" };
+    let rest = match transport {
+        "tcp" => "tcp/0",
+        "ws" => "tcp/0/ws",
+        "quic-v1" => "udp/0/quic-v1",
+        other => {
+            return Err(
+                format!("the transport {other} is not spoken; tcp, ws and quic-v1 are").into(),
+            );
+        }
+    };
+    Ok(format!("/{family}/{ip}/{rest}").parse()?)
 }
 
 impl Perf {
@@ -204,7 +221,7 @@ impl Perf {
 }
 
 /// The options of a node as the command line would have them.
-fn node_args(security: Option<&str>) -> Result<NodeArgs, Failure> {
+pub(crate) fn node_args(security: Option<&str>) -> Result<NodeArgs, Failure> {
     let mut line = vec!["barewire", "listen"];
     if let Some(security) = security {
         line.extend(["--security", security]);
@@ -222,7 +239,10 @@ fn node_args(security: Option<&str>) -> Result<NodeArgs, Failure> {
 }
 
 /// Plays the part the environment names.
-pub(crate) async fn run() -> Result<(), Failure> {
+pub(crate) async fn run(args: &InteropArgs) -> Result<(), Failure> {
+    if args.harness == Harness::HolePunch {
+        return hole_punch::run().await;
+    }
     let plan = Plan::read()?;
     if plan.dialer {
         dial(&plan).await
@@ -238,7 +258,9 @@ async fn serve(plan: &Plan) -> Result<(), Failure> {
     let router = Router::builder(endpoint.clone())
         .accept(perf::PROTOCOL, perf::Perf)
         .spawn()?;
-    let bound = endpoint.listen(plan.listen_addr()?).await?;
+    let bound = endpoint
+        .listen(listen_addr(plan.ip, &plan.transport)?)
+        .await?;
     // The dialer comes over the network on which this side reaches Redis.
     let reached = match plan.ip.is_unspecified() {
         true => bound.with_ip(own_ip(&plan.redis)?).unwrap_or(bound),
@@ -247,7 +269,7 @@ async fn serve(plan: &Plan) -> Result<(), Failure> {
     let addr = reached.with_peer(endpoint.peer_id())?.to_string();
     let command = if plan.legacy { "RPUSH" } else { "SET" };
     let (key, value) = (plan.key.clone(), addr.clone());
-    with_redis(plan, move |redis| {
+    with_redis(&plan.redis, plan.timeout, move |redis| {
         redis::cmd(command).arg(&key).arg(&value).exec(redis)
     })
     .await?;
@@ -342,12 +364,13 @@ async fn listener_addr(plan: &Plan) -> Result<String, Failure> {
     let begun = Instant::now();
     loop {
         let (key, legacy) = (plan.key.clone(), plan.legacy);
-        let found: Option<String> = with_redis(plan, move |redis| match legacy {
-            // Others may wait for it too, so it stays in the list.
-            true => redis::cmd("LINDEX").arg(&key).arg(0).query(redis),
-            false => redis::cmd("GET").arg(&key).query(redis),
-        })
-        .await?;
+        let found: Option<String> =
+            with_redis(&plan.redis, plan.timeout, move |redis| match legacy {
+                // Others may wait for it too, so it stays in the list.
+                true => redis::cmd("LINDEX").arg(&key).arg(0).query(redis),
+                false => redis::cmd("GET").arg(&key).query(redis),
+            })
+            .await?;
         match found {
             Some(addr) => return Ok(addr),
             None if begun.elapsed() > plan.timeout => {
@@ -359,12 +382,12 @@ async fn listener_addr(plan: &Plan) -> Result<String, Failure> {
 }
 
 /// Runs one command, waiting for a Redis that is still starting.
-async fn with_redis<T: Send + 'static>(
-    plan: &Plan,
+pub(crate) async fn with_redis<T: Send + 'static>(
+    redis: &str,
+    patience: Duration,
     command: impl Fn(&mut redis::Connection) -> redis::RedisResult<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    let url = format!("redis://{}/", plan.redis);
-    let (addr, patience) = (plan.redis.clone(), plan.timeout);
+    let (url, addr) = (format!("redis://{redis}/"), redis.to_owned());
     let run = move || {
         let begun = Instant::now();
         loop {

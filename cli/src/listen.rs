@@ -21,7 +21,7 @@ use crate::{
     announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs, Security},
     failure::Failure,
-    gossip, metrics, output, watch,
+    gossip, metrics, output, relay, watch,
 };
 
 /// How long running transfers may take after the end was asked for.
@@ -156,6 +156,7 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     if let Some(gossip) = &gossip {
         router = gossip.register(router);
     }
+    let (router, relayed) = relay::register(&endpoint, router, &args.relay)?;
     let router = router.spawn()?;
     if let Some(gossip) = &gossip {
         for topic in &args.topic {
@@ -172,6 +173,9 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         }
     }
     told.spawn(announcer.follow());
+    if let Some(client) = relayed {
+        told.spawn(relay::follow(client, endpoint.peer_id(), args.node.json));
+    }
     if let Some(addr) = args.metrics {
         let server = metrics::bind(addr, args.node.json).await?;
         told.spawn(metrics::serve(server, endpoint.clone()));

@@ -8,12 +8,14 @@ mod dial;
 mod failure;
 mod gossip;
 mod gossip_sim;
+mod hole_punch;
 mod interop;
 mod limits;
 mod listen;
 mod metrics;
 mod output;
 mod peers;
+mod relay;
 mod remote;
 mod watch;
 
@@ -106,7 +108,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             limits::limits(&args);
             Ok(())
         }
-        Command::Interop => interop::run().await,
+        Command::Interop(args) => interop::run(&args).await,
         Command::Peers(args) => peers::peers(&args),
         Command::Resolve(args) => dial::resolve(&args).await,
         Command::Dial(args) => dial::dial(&args).await,

@@ -1,9 +1,10 @@
 //! What happens on a running node, told on stdout: connections, and peers that are kept.
 
-use barewire_base::Multiaddr;
+use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{
     Endpoint, Event, EventItem, Role,
     manager::{KeptPeer, KeptState, now},
+    protocols::dcutr::{PunchStep, Side},
 };
 use serde_json::{Value, json};
 
@@ -39,9 +40,49 @@ fn describe(item: &EventItem) -> Option<Value> {
             "event": "refused", "peer": peer.map(|peer| peer.to_string()),
             "remote": remote.to_string(), "why": reason.name(), "reason": reason.to_string(),
         }),
+        EventItem::Event(Event::HolePunch { peer, step }) => punch(peer, step)?,
         EventItem::Missed(count) => json!({"event": "missed", "count": count}),
         EventItem::Event(_) => return None,
     })
+}
+
+fn punch(peer: &PeerId, step: &PunchStep) -> Option<Value> {
+    let mut value = json!({"event": "hole_punch", "peer": peer.to_string()});
+    match step {
+        PunchStep::Dialling => value["step"] = json!("dialling"),
+        PunchStep::Punching {
+            attempt,
+            side,
+            addrs,
+            rtt,
+        } => {
+            value["step"] = json!("punching");
+            value["attempt"] = json!(attempt);
+            value["side"] = json!(if *side == Side::Client {
+                "client"
+            } else {
+                "server"
+            });
+            value["addrs"] = json!(addrs.iter().map(ToString::to_string).collect::<Vec<_>>());
+            value["rtt_ms"] = json!(rtt.map(|rtt| rtt.as_secs_f64() * 1e3));
+        }
+        PunchStep::Direct {
+            addr,
+            attempt,
+            took,
+        } => {
+            value["step"] = json!("direct");
+            value["addr"] = json!(addr.to_string());
+            value["attempt"] = json!(attempt);
+            value["ms"] = json!(took.as_secs_f64() * 1e3);
+        }
+        PunchStep::Failed(error) => {
+            value["step"] = json!("failed");
+            value["error"] = json!(error.to_string());
+        }
+        _ => return None,
+    }
+    Some(value)
 }
 
 /// Tells each state of a kept peer, until the node is gone.
