@@ -34,7 +34,7 @@ func connect(opts *options, to *target) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithTimeout(context.Background(), opts.timeout)
+	ctx, stop := context.WithTimeout(anyConnection(context.Background()), opts.timeout)
 	conn, err := dial(ctx, h, to)
 	if err != nil {
 		stop()

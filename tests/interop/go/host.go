@@ -38,11 +38,15 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 		libp2p.UserAgent(agent),
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		libp2p.ConnectionManager(connmgr.NullConnMgr{}),
-		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
 		libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
-		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+	}
+	// Who punches holes dials from the port that it listens on.
+	if len(opts.punchAddrs) > 0 {
+		hostOpts = append(hostOpts, libp2p.Transport(tcp.NewTCPTransport))
+	} else {
+		hostOpts = append(hostOpts, libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()))
 	}
 	webSocketOpts, err := webSocketOptions(opts)
 	if err != nil {
@@ -58,6 +62,11 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 			return nil, err
 		}
 		hostOpts = append(hostOpts, libp2p.PrivateNetwork(psk))
+	}
+	if opts.circuit() {
+		hostOpts = append(hostOpts, libp2p.EnableRelay())
+	} else {
+		hostOpts = append(hostOpts, libp2p.DisableRelay())
 	}
 	switch {
 	case opts.security == "tls":

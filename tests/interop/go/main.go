@@ -14,6 +14,9 @@ const usage = `usage:
   peer-go listen --topic T... [--connect ADDR]...
   peer-go subscribe ADDR... --topic T... [--expect N] [--leave]
   peer-go publish ADDR... --topic T (--count N --size BYTES | --file FILE) [--fanout] [--settle-ms MS] [--linger-ms MS]
+  peer-go listen --relay-server [--relay-unlimited] [--relay-data BYTES] [--relay-duration SECONDS] [--relay-ttl SECONDS]
+  peer-go listen --relay ADDR [--punch-addr MULTIADDR]...
+  peer-go listen --connect ADDR [--punch-addr MULTIADDR]...
 options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --psk FILE --timeout SECONDS --json
          --ws-cert FILE --ws-key FILE --ws-ca FILE
          --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote

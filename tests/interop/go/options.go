@@ -43,6 +43,14 @@ type options struct {
 	protocol      string
 	by            string
 
+	relays         stringList
+	punchAddrs     stringList
+	relayServer    bool
+	relayUnlimited bool
+	relayData      byteSize
+	relayDuration  time.Duration
+	relayTTL       time.Duration
+
 	topics         stringList
 	connect        stringList
 	expect         int
@@ -62,7 +70,7 @@ type options struct {
 }
 
 func parseOptions(args []string) (*options, error) {
-	opts := &options{timeout: 60 * time.Second, size: -1, settle: time.Second, linger: 5 * time.Second}
+	opts := &options{timeout: 60 * time.Second, size: -1, relayData: -1, settle: time.Second, linger: 5 * time.Second}
 	var muxer string
 	var timeout seconds
 	set := flag.NewFlagSet("peer-go", flag.ContinueOnError)
@@ -86,6 +94,13 @@ func parseOptions(args []string) (*options, error) {
 	set.Var(&opts.download, "download", "bytes to ask for")
 	set.StringVar(&opts.protocol, "protocol", echoProtocol, "echo protocol id")
 	set.StringVar(&opts.by, "by", "remote", "who resets: local or remote")
+	set.Var(&opts.relays, "relay", "relay to have a reservation at")
+	set.Var(&opts.punchAddrs, "punch-addr", "where the router shows this host; it punches holes then")
+	set.BoolVar(&opts.relayServer, "relay-server", false, "carry circuits for others")
+	set.BoolVar(&opts.relayUnlimited, "relay-unlimited", false, "without limits of time and bytes")
+	set.Var(&opts.relayData, "relay-data", "bytes a circuit may carry in each direction")
+	set.Var((*seconds)(&opts.relayDuration), "relay-duration", "how long a circuit may last")
+	set.Var((*seconds)(&opts.relayTTL), "relay-ttl", "how long a reservation lasts")
 	set.Var(&opts.topics, "topic", "topic to gossip about")
 	set.Var(&opts.connect, "connect", "peer that a gossiping listener dials")
 	set.IntVar(&opts.expect, "expect", 0, "messages to wait for")

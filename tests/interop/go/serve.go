@@ -38,6 +38,12 @@ func listen(opts *options) error {
 	h.SetStreamHandler(resetProtocol, serveReset)
 	h.SetStreamHandler(holdProtocol, closing(serveHold))
 
+	if opts.relayServer {
+		if err := serveRelay(opts, h); err != nil {
+			return err
+		}
+	}
+
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var gossiping *gossip
@@ -60,6 +66,19 @@ func listen(opts *options) error {
 	}
 	if gossiping != nil {
 		if err := gossiping.connect(ctx, opts.connect); err != nil {
+			return err
+		}
+	}
+	if len(opts.punchAddrs) > 0 {
+		if err := punchHoles(opts, h); err != nil {
+			return err
+		}
+	}
+	if err := reserve(ctx, opts, h); err != nil {
+		return err
+	}
+	if gossiping == nil {
+		if err := connectAll(ctx, h, opts.connect); err != nil {
 			return err
 		}
 	}

@@ -171,7 +171,7 @@ async fn within<T>(
 }
 
 /// Prints one event as one line.
-fn emit(event: &str, peer: &str, fields: Value) {
+pub fn emit(event: &str, peer: &str, fields: Value) {
     let mut line = json!({ "event": event, "peer": peer });
     if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
         line.extend(fields);

@@ -95,6 +95,18 @@ pub struct ListenOptions {
     /// Neither ask who dials nor say who answers, so that a measured connection carries nothing else.
     #[arg(long)]
     pub no_identify: bool,
+    /// Relay to have a reservation at; may be repeated.
+    #[arg(long)]
+    pub relay: Vec<String>,
+    /// Carry circuits for others.
+    #[arg(long)]
+    pub relay_server: bool,
+    /// How long a circuit may last, in seconds.
+    #[arg(long, value_parser = parse_seconds)]
+    pub relay_duration: Option<Duration>,
+    /// Bytes a circuit may carry, both directions together.
+    #[arg(long, value_parser = parse_bytes)]
+    pub relay_data: Option<u64>,
     /// Peer that a gossiping listener dials; may be repeated.
     #[arg(long)]
     pub connect: Vec<String>,

@@ -11,6 +11,8 @@ use libp2p::{
     Multiaddr, PeerId, Stream, Swarm,
     core::upgrade::Version,
     gossipsub, identify, identity,
+    multiaddr::Protocol,
+    relay,
     swarm::{
         self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
@@ -35,6 +37,8 @@ pub(crate) struct Behaviour {
     identify: Toggle<identify::Behaviour>,
     streams: streams::Behaviour,
     pub(crate) gossip: Toggle<gossipsub::Behaviour>,
+    relay: Toggle<relay::Behaviour>,
+    relayed: Toggle<relay::client::Behaviour>,
 }
 
 enum Command {
@@ -65,13 +69,29 @@ impl Stack for Node {
         options: &ListenOptions,
         services: Arc<Services>,
     ) -> Result<Listening<Self>, Failure> {
+        let through = options
+            .relay
+            .iter()
+            .map(|relay| format!("{relay}/p2p-circuit"));
+        let addrs: Vec<_> = options.listen.iter().cloned().chain(through).collect();
         let mut swarm = new_swarm(
             &options.stack,
-            &options.listen,
+            &addrs,
             !options.no_identify,
             Some(services),
             (!options.gossip.topic.is_empty()).then(|| (&options.gossip, Written::default())),
         )?;
+        if options.relay_server {
+            let mut config = relay::Config::default();
+            if let Some(duration) = options.relay_duration {
+                config.max_circuit_duration = duration;
+            }
+            if let Some(data) = options.relay_data {
+                config.max_circuit_bytes = data;
+            }
+            let peer = *swarm.local_peer_id();
+            swarm.behaviour_mut().relay = Some(relay::Behaviour::new(peer, config)).into();
+        }
         gossip::subscribe(&mut swarm, &options.gossip.topic)?;
         let mut waiting = options.listen.len();
         for addr in &options.listen {
@@ -94,6 +114,24 @@ impl Stack for Node {
             swarm.dial(dial_opts(addr.parse()?))?;
         }
         let peer = swarm.local_peer_id().to_string();
+        let mut circuits = options.relay.len();
+        for relay in &options.relay {
+            swarm.listen_on(relay.parse::<Multiaddr>()?.with(Protocol::P2pCircuit))?;
+        }
+        while circuits > 0 {
+            match swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { address, .. } => {
+                    circuits -= 1;
+                    barewire_peer_cli::emit(
+                        "relay_address",
+                        &peer,
+                        json!({ "addr": address.to_string() }),
+                    );
+                }
+                SwarmEvent::ListenerClosed { reason, .. } => reason?,
+                _ => {}
+            }
+        }
         Ok(Listening {
             node: spawn(swarm, None, !options.gossip.quiet),
             peer,
@@ -134,6 +172,12 @@ pub(crate) fn new_swarm(
         None => identity::Keypair::generate_ed25519(),
     };
     let mut transport = transport::build(&key, options, addrs)?;
+    let mut relayed = None;
+    if addrs.iter().any(|addr| addr.contains("/p2p-circuit")) {
+        let circuits;
+        (circuits, relayed) = transport::circuits(&key, options)?;
+        transport = transport::join(circuits, transport);
+    }
     let mut router = None;
     if let Some((options, written)) = gossip {
         router = Some(gossip::behaviour(&key, options)?);
@@ -149,6 +193,8 @@ pub(crate) fn new_swarm(
             .into(),
         streams: streams::Behaviour::new(services),
         gossip: router.into(),
+        relay: None.into(),
+        relayed: relayed.into(),
     };
     let config = swarm::Config::with_tokio_executor()
         .with_substream_upgrade_protocol_override(Version::V1Lazy)

@@ -9,13 +9,13 @@ use libp2p::{
         transport::{Boxed, OrTransport},
         upgrade::Version,
     },
-    dns, identity, noise, quic, tcp, tls, websocket, yamux,
+    dns, identity, noise, quic, relay, tcp, tls, websocket, yamux,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::counted::{Counted, Written};
 
-type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
+pub(crate) type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// Secures and multiplexes a raw transport; a macro because every security choice is a type of its own.
 macro_rules! upgraded {
@@ -63,6 +63,15 @@ pub(crate) fn build(
     Ok(transport)
 }
 
+/// What dials and listens through relays, and its behaviour.
+pub(crate) fn circuits(
+    key: &identity::Keypair,
+    options: &StackOptions,
+) -> Result<(Muxed, Option<relay::client::Behaviour>), Failure> {
+    let (raw, behaviour) = relay::client::new(key.public().to_peer_id());
+    Ok((secured!(raw, key, options), Some(behaviour)))
+}
+
 /// The certificate to listen with on wss and the one to trust when dialling it.
 fn wss(options: &StackOptions) -> Result<websocket::tls::Config, Failure> {
     let mut tls = websocket::tls::Config::builder();
@@ -95,7 +104,7 @@ pub(crate) fn counted(transport: Muxed, written: Written) -> Muxed {
         .boxed()
 }
 
-fn join(first: Muxed, second: Muxed) -> Muxed {
+pub(crate) fn join(first: Muxed, second: Muxed) -> Muxed {
     OrTransport::new(first, second)
         .map(|either, _| match either {
             Either::Left(connected) | Either::Right(connected) => connected,
