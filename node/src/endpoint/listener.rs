@@ -129,7 +129,7 @@ fn admit(shared: &Arc<Shared>, mut incoming: Incoming) {
     if !proven && (shared.pending.lock().is_crowded(ip) || shared.manager.wants_proof(ip)) {
         // A flood from invented addresses costs a packet each from here on, and no slot.
         match incoming.validate_address() {
-            Ok(()) => {
+            None => {
                 let cause = "many attempts, so the remote has to prove its address";
                 let kind = Incident::AddressUnproven;
                 shared
@@ -137,7 +137,7 @@ fn admit(shared: &Arc<Shared>, mut incoming: Incoming) {
                     .record(kind, 1, Fault::Limit, &remote, &cause);
                 return;
             }
-            Err(refused) => incoming = refused,
+            Some(proven) => incoming = proven,
         }
     }
     if let Err(Gated(why)) = shared.manager.on_accept(&remote) {

@@ -27,14 +27,11 @@ async fn ask(connection: &Connection, message: &[u8]) -> Option<u64> {
     let mut stream = connection.open_stream(HOP_PROTOCOL).await.unwrap();
     stream.write_chunk(framed.freeze()).await.unwrap();
     let mut answer = BytesMut::new();
-    loop {
-        match tokio::time::timeout(DEADLINE, stream.read_chunk(4096))
-            .await
-            .unwrap()
-        {
-            Ok(Some(chunk)) => answer.extend_from_slice(&chunk),
-            _ => break,
-        }
+    while let Ok(Some(chunk)) = tokio::time::timeout(DEADLINE, stream.read_chunk(4096))
+        .await
+        .unwrap()
+    {
+        answer.extend_from_slice(&chunk);
     }
     // The status is the last field: 28, and a varint of two bytes.
     let at = answer.len().checked_sub(3)?;

@@ -1,7 +1,10 @@
 //! Every mix of our command, go-libp2p and rust-libp2p as relay, as the node behind it, and as who dials, in which one of the three is
 //! ours.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use barewire_tests::{
     peers::{self, Foreign, Unavailable},
@@ -25,7 +28,7 @@ fn programs() -> BTreeMap<&'static str, PathBuf> {
     programs
 }
 
-async fn relay(program: &PathBuf, more: &[&str], at: &str) -> Result<(Process, String), Failure> {
+async fn relay(program: &Path, more: &[&str], at: &str) -> Result<(Process, String), Failure> {
     let args = [
         &["listen", "--json", "--relay-server", "--listen", at][..],
         more,
@@ -35,7 +38,7 @@ async fn relay(program: &PathBuf, more: &[&str], at: &str) -> Result<(Process, S
 }
 
 /// A node with a reservation, and the address that leads to it.
-async fn behind(program: &PathBuf, relay: &str) -> Result<(Process, String), Failure> {
+async fn behind(program: &Path, relay: &str) -> Result<(Process, String), Failure> {
     let listen = ["listen", "--json", "--listen", "/ip4/127.0.0.1/tcp/0"];
     let args = [&listen[..], &["--relay", relay]].concat();
     let mut process = Process::start(program, args)?;

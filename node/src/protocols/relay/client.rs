@@ -321,7 +321,7 @@ async fn reserve(
     let connection = match shared.direct(&relay) {
         Some(open) => open,
         None => {
-            let target = DialTarget::from(addr.clone()).from_listening_ports();
+            let target = DialTarget::from(addr.clone()).with_listening_ports();
             let dialled = shared.join_dial(&Whom::Peer(relay), target).await;
             dialled.map_err(|error| RelayError::Dial(Box::new(error)))?
         }

@@ -84,7 +84,7 @@ impl Shared {
         let relay = match self.direct(&circuit.relay) {
             Some(open) => open,
             None => {
-                let target = DialTarget::from(vec![circuit.relay_addr]).from_listening_ports();
+                let target = DialTarget::from(vec![circuit.relay_addr]).with_listening_ports();
                 let dialled = self.join_dial(&Whom::Peer(circuit.relay), target).await;
                 dialled.map_err(|error| RelayError::Dial(Box::new(error)))?
             }
