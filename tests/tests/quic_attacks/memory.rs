@@ -14,6 +14,7 @@ use crate::{
     frames::{STREAM, new_connection_id, numbers},
 };
 
+const PATH_CHALLENGE: u8 = 0x1a;
 /// Connections of an attack.
 const CONNECTIONS: u32 = 10;
 /// What one of them may cost, in KiB: 16 MiB that a stranger may have, and half of it for what it takes to keep that.
@@ -33,12 +34,12 @@ type Work = fn(&mut Client, &mut State);
 struct State {
     streams: Vec<StreamId>,
     round: u64,
-    /// Bytes of streams that were sent.
+    /// Bytes of streams, or of other frames, that were sent.
     said: u64,
 }
 
 /// Runs `work` on every connection in turns, each with a thread of its own; how many were ended by the victim, and what
-/// was said on streams in all.
+/// was said in all.
 fn attack(target: Target, work: Work) -> (u32, u64) {
     let end = Instant::now() + target.hold.unwrap_or_else(duration);
     let one = || {
@@ -127,21 +128,37 @@ fn connection_ids(client: &mut Client, state: &mut State) {
         state.round += 1;
         frames.extend(new_connection_id(state.round, state.round));
     }
+    state.said += frames.len() as u64;
     client.say_frames(frames);
 }
 
-fn held(name: &str, work: Work) {
-    let mut rig = Rig::quic("row 22", "memory");
+/// Challenges to prove the path, more than answers are sent for.
+fn path_challenges(client: &mut Client, state: &mut State) {
+    if client.unsaid() > 0 {
+        return;
+    }
+    let mut frames = Vec::new();
+    while frames.len() + 9 <= ROOM {
+        state.round += 1;
+        frames.push(PATH_CHALLENGE);
+        frames.extend(state.round.to_be_bytes());
+    }
+    state.said += frames.len() as u64;
+    client.say_frames(frames);
+}
+
+fn held(row: &'static str, name: &str, work: Work) {
+    let mut rig = Rig::quic(row, "memory");
     rig.growth_kib = i64::from(CONNECTIONS) * EACH_KIB;
     rig.victim.reset_peak();
     let begun = Instant::now();
     let (ended, said) = rig.strike(|target| attack(target, work));
     let grown = rig.victim.peak_kib() - rig.before().rss_kib;
     println!(
-        "row 22: {name}: {CONNECTIONS} connections for {:.1?}, {} MiB said on streams, {ended} ended by the victim: at \
+        "{row}: {name}: {CONNECTIONS} connections for {:.1?}, {} KiB said, {ended} ended by the victim: at \
          most {:.1} MiB more a connection, {} are allowed",
         begun.elapsed(),
-        said >> 20,
+        said >> 10,
         grown as f64 / 1024.0 / f64::from(CONNECTIONS),
         EACH_KIB >> 10
     );
@@ -153,20 +170,25 @@ fn held(name: &str, work: Work) {
 
 #[test]
 fn echoes_that_nobody_reads() {
-    held("256 unread echoes", unread);
+    held("row 22", "256 unread echoes", unread);
 }
 
 #[test]
 fn one_echo_that_nobody_reads() {
-    held("one unread echo", unread_one);
+    held("row 22", "one unread echo", unread_one);
 }
 
 #[test]
 fn frames_of_one_byte_with_gaps() {
-    held("gapped frames of one byte", gapped);
+    held("row 22", "gapped frames of one byte", gapped);
 }
 
 #[test]
 fn connection_ids_without_end() {
-    held("connection ids", connection_ids);
+    held("row 22", "connection ids", connection_ids);
+}
+
+#[test]
+fn path_challenges_without_end() {
+    held("row 24", "path challenges", path_challenges);
 }
