@@ -270,8 +270,8 @@ impl Tools {
         fs::remove_file(&path).ok();
         let logs = open().and_then(|out| Ok((out, open()?)));
         let (out, err) = logs.map_err(|error| format!("{}: {error}", path.display()))?;
-        let mut idle = self.with_nightly(Command::new("chrt"))?;
-        idle.args(["--idle", "0", "bash", "fuzz/run.sh", "--build"]);
+        let mut idle = self.with_nightly(Command::new("nice"))?;
+        idle.args(["-n", "19", "bash", "fuzz/run.sh", "--build"]);
         idle.current_dir(root()).stdin(Stdio::null());
         idle.stdout(out).stderr(err);
         let child = idle.spawn();
