@@ -74,12 +74,13 @@ async fn listen(plan: &Plan, endpoint: Endpoint) -> Result<(), Failure> {
     let mut config = RelayClientConfig::default();
     let puncher = puncher(&endpoint);
     config.puncher = Some(puncher.clone());
-    let client = RelayClient::spawn(&endpoint, vec![relay], config)?;
+    let client = RelayClient::new(&endpoint, vec![relay], config)?;
     let router = client.register(puncher.register(Router::builder(endpoint.clone())));
     let router = router.spawn()?;
     endpoint
         .listen(listen_addr(IpAddr::from([0; 4]), &plan.transport)?)
         .await?;
+    client.start();
     let mut state = client.state();
     let reserved = async {
         let reserved = state.wait_for(|state| !state.reserved.is_empty());

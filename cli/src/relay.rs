@@ -99,12 +99,13 @@ pub(crate) fn register(
     }
     let mut config = RelayClientConfig::default();
     config.puncher = Some(puncher);
-    let client = RelayClient::spawn(endpoint, args.relay.clone(), config)?;
+    let client = RelayClient::new(endpoint, args.relay.clone(), config)?;
     Ok((client.register(router), Some(client)))
 }
 
-/// Prints where the node is reached through relays, and which relays refuse, until it is gone.
+/// Begins, and prints where the node is reached through relays, and which relays refuse, until it is gone.
 pub(crate) async fn follow(client: RelayClient, peer: PeerId, json: bool) {
+    client.start();
     let mut states: watch::Receiver<RelayState> = client.state();
     let mut told = RelayState::default();
     loop {

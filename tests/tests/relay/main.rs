@@ -56,13 +56,14 @@ impl Node {
         let endpoint = Endpoint::builder(Keypair::from_seed(&[seed; 32]));
         let endpoint = endpoint.bind().await.unwrap();
         let server = RelayServer::new(&endpoint, config);
-        let client = RelayClient::spawn(&endpoint, relays, RelayClientConfig::default()).unwrap();
+        let client = RelayClient::new(&endpoint, relays, RelayClientConfig::default()).unwrap();
         let router = Router::builder(endpoint.clone())
             .accept(echo::PROTOCOL, echo::Echo)
             .accept(HOP_PROTOCOL, server.clone());
         let router = client.register(router).spawn().unwrap();
         let bound = endpoint.listen(listen.parse().unwrap()).await.unwrap();
         let addr = bound.with_peer(endpoint.peer_id()).unwrap();
+        client.start();
         Self {
             router,
             addr,

@@ -57,9 +57,9 @@ impl Net {
                 ip(&format!("-n {namespace} link set lo up"));
             }
             ip(&format!(
-                "-n {world} link add {side} type veth peer name wan netns {router}"
+                "-n {world} link add name v{side} type veth peer name wan netns {router}"
             ));
-            ip(&format!("-n {world} link set {side} master br0 up"));
+            ip(&format!("-n {world} link set v{side} master br0 up"));
             ip(&format!(
                 "-n {router} link add lan type veth peer name eth0 netns {home}"
             ));

@@ -12,7 +12,7 @@ use barewire_nat::relay::{
 };
 use barewire_transport::{Connection, LocalReason, RawConnection, Role, Stream};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::{AbortHandle, JoinSet},
 };
 
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     Endpoint, RouterBuilder,
+    addresses::Addresses,
     dial::{DialTarget, Whom},
     endpoint::WeakEndpoint,
     incidents::Incident,
@@ -100,6 +101,7 @@ pub struct RelayClient(Arc<Owner>);
 #[derive(Debug)]
 struct Owner {
     state: watch::Receiver<RelayState>,
+    started: Arc<Notify>,
     task: AbortHandle,
     puncher: Option<HolePuncher>,
     max_pending: usize,
@@ -112,9 +114,9 @@ impl Drop for Owner {
 }
 
 impl RelayClient {
-    /// Keeps reservations at the first of `relays` that give one, see [`KeeperConfig::wanted`].
-    /// [`register`](Self::register) makes the node take what comes that way.
-    pub fn spawn(
+    /// One that will keep reservations at the first of `relays` that give one, see [`KeeperConfig::wanted`].
+    /// [`register`](Self::register) makes the node take what comes that way, and [`start`](Self::start) begins.
+    pub fn new(
         endpoint: &Endpoint,
         relays: Vec<Multiaddr>,
         config: RelayClientConfig,
@@ -131,6 +133,7 @@ impl RelayClient {
             whole.push((peer, relay));
         }
         let (sender, state) = watch::channel(RelayState::default());
+        let started = Arc::new(Notify::new());
         let (puncher, max_pending) = (config.puncher, config.max_pending);
         let keeping = Keeping {
             endpoint: endpoint.downgrade(),
@@ -143,13 +146,23 @@ impl RelayClient {
             asking: JoinSet::new(),
             watching: JoinSet::new(),
         };
-        let task = endpoint.spawn_until_stop(keeping.run());
+        let start = Arc::clone(&started);
+        let task = endpoint.spawn_until_stop(async move {
+            start.notified().await;
+            keeping.run().await;
+        });
         Ok(Self(Arc::new(Owner {
             state,
+            started,
             task,
             puncher,
             max_pending,
         })))
+    }
+
+    /// Begins to ask relays. Best when the node listens: what relays see of its ports is what others may come through.
+    pub fn start(&self) {
+        self.0.started.notify_one();
     }
 
     /// What it has, and word of each change.
@@ -295,15 +308,11 @@ impl Keeping {
             .iter()
             .flat_map(|reserved| reserved.addrs.clone());
         let addrs: Vec<_> = addrs.collect();
-        let changed = self.state.send_if_modified(|state| {
-            let changed = *state != new;
-            *state = new;
-            changed
-        });
-        if changed {
-            endpoint
-                .shared()
-                .change_addresses(|all| all.set_relayed(addrs));
+        if *self.state.borrow() != new {
+            // Who hears of a reservation finds its addresses announced.
+            let change = |all: &mut Addresses| all.set_relayed(addrs);
+            endpoint.shared().change_addresses(change);
+            self.state.send_replace(new);
         }
         true
     }
