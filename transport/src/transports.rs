@@ -210,6 +210,10 @@ const PUNCH_LEN: usize = 64;
 /// Between two of them, as the same.
 const PUNCH_GAP: std::ops::Range<Duration> = Duration::from_millis(10)..Duration::from_millis(200);
 
+/// After how long QUIC is dialled once more beside the first time: a first packet that came before the other router was open is lost,
+/// and quinn repeats it only after a second (own choice: longer than most round trips).
+const PUNCH_AGAIN: Duration = Duration::from_millis(200);
+
 /// The transports of one node with what they share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Transports {
@@ -370,7 +374,17 @@ impl Transports {
         self.check_private(addr)?;
         if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
             return match role {
-                Role::Client => quic.dial(addr, socket, Some(peer)).await,
+                Role::Client => {
+                    let dial = || quic.dial(addr, socket, Some(peer));
+                    let again = async {
+                        tokio::time::sleep(PUNCH_AGAIN).await;
+                        dial().await
+                    };
+                    tokio::select! {
+                        dialled = dial() => dialled,
+                        dialled = again => dialled,
+                    }
+                }
                 Role::Server => loop {
                     let contents: [u8; PUNCH_LEN] = rand::random();
                     // What the network loses now may pass the next time.
