@@ -140,8 +140,9 @@ impl Exchange {
                 Ok(Step::Punch(Some(PunchMessage::Sync), punch))
             }
             (State::Idle(own), PunchMessage::Connect(addrs)) => {
-                self.state = State::Told(dialable(addrs, may_dial)?);
-                Ok(Step::Send(connect(own)?))
+                let (addrs, answer) = (dialable(addrs, may_dial)?, connect(own)?);
+                self.state = State::Told(addrs);
+                Ok(Step::Send(answer))
             }
             (State::Told(addrs), PunchMessage::Sync) => {
                 let punch = Punch {

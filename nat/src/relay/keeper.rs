@@ -153,7 +153,8 @@ impl Keeper {
         };
         let part = self.config.renew_after.clamp(0.0, 1.0);
         relay.state = State::Held {
-            renew: now + ttl.mul_f64(part),
+            // Whatever the relay says, it is not asked all the time.
+            renew: now + ttl.mul_f64(part).max(self.config.min_pause),
         };
         (relay.failures, relay.end) = (0, Some(now + ttl));
         // One too many, after a stand-in came while this one was lost: the last in the order goes.

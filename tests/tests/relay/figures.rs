@@ -54,7 +54,7 @@ async fn throughput(relay: &std::path::Path, args: &[&str], size: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_a_second_through_a_circuit() {
-    let size = if full() { "512MiB" } else { "16MiB" };
+    let size = if full() { "512MiB" } else { "4MiB" };
     let ours = peers::barewire().expect("barewire builds");
     let free = ["--relay-data", "1000GB", "--relay-duration", "3600"];
     let through_ours = throughput(&ours, &free, size).await;

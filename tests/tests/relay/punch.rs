@@ -245,3 +245,57 @@ async fn nodes_behind_symmetric_routers_stay_relayed() {
     assert!(event.contains("\"failed\""), "{event}");
     println!("symmetric routers: given up after {took:.1?}: {event}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_public_harness_gets_its_answer() {
+    let Some(stacks) = ready() else { return };
+    if let Err(reason) = debian::install("redis-server", "redis-server") {
+        barewire_tests::skip(&reason);
+        return;
+    }
+    let net = Net::new("h", Nat::Cone);
+    let within = |side: &str, program: &std::path::Path| {
+        let mut command = tokio::process::Command::new("ip");
+        command
+            .args(["netns", "exec", &net.name(side)])
+            .arg(program)
+            .kill_on_drop(true)
+            .stdin(std::process::Stdio::null());
+        command
+    };
+    let mut redis = within("w", "redis-server".as_ref());
+    redis
+        .args(["--bind", RELAY, "--protected-mode", "no"])
+        .args(["--save", "", "--appendonly", "no"])
+        .current_dir(std::env::temp_dir())
+        .stdout(std::process::Stdio::null());
+    let _redis = redis.spawn().unwrap();
+    let part = |side: &str, more: &[(&str, &str)]| {
+        let mut command = within(side, &stacks.ours);
+        command
+            .args(["interop", "hole-punch"])
+            .env("REDIS_ADDR", format!("{RELAY}:6379"))
+            .env("TEST_KEY", "a5b50d5e")
+            .env("TRANSPORT", "quic-v1")
+            .envs(more.iter().copied());
+        command
+    };
+    let _relay = part("w", &[("IS_RELAY", "true"), ("RELAY_IP", RELAY)])
+        .spawn()
+        .unwrap();
+    let _listener = part("b", &[]).spawn().unwrap();
+    let mut dialler = part("a", &[("IS_DIALER", "true")]);
+    let said = tokio::time::timeout(DEADLINE, dialler.output()).await;
+    let said = said.expect("the dialler ends").unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(
+        said.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    assert_eq!(lines.get(1), Some(&"unit: ms"), "{text}");
+    let time = lines[0].strip_prefix("handshakeTime: ").unwrap();
+    println!("the harness reads {time} ms to a direct connection");
+    assert!(time.parse::<f64>().unwrap() > 0.0);
+}
