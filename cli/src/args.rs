@@ -10,7 +10,10 @@ use barewire_base::{Multiaddr, PeerId};
 use barewire_node::{CongestionController, MuxerKind, SecurityKind};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::gossip_sim::GossipSimArgs;
+use crate::{
+    discovery::{DiscoveryArgs, RendezvousArgs},
+    gossip_sim::GossipSimArgs,
+};
 
 /// A peer-to-peer node that speaks libp2p's wire protocols.
 #[derive(Debug, Parser)]
@@ -47,6 +50,9 @@ pub(crate) enum Command {
             Examples:\n  barewire listen\n  \
             barewire listen --listen /ip4/0.0.0.0/tcp/4001 --listen /ip4/0.0.0.0/udp/4001/quic-v1 --key node.key\n  \
             barewire listen --listen /ip4/0.0.0.0/tcp/80/ws\n  \
+            barewire listen --listen /ip4/0.0.0.0/tcp/4001 --rendezvous-server --rendezvous-store registrations.redb\n  \
+            barewire listen --listen /ip4/0.0.0.0/tcp/0 --rendezvous /dns/node.example/tcp/4001 --ns chat\n  \
+            barewire listen --listen /ip4/0.0.0.0/tcp/0 --mdns --bootstrap /dnsaddr/node.example\n  \
             barewire listen --listen /ip4/0.0.0.0/tcp/443/tls/ws --ws-cert chain.pem --ws-key key.pem"
     )]
     Listen(ListenArgs),
@@ -105,6 +111,13 @@ pub(crate) enum Command {
     /// Simulate gossip among thousands of nodes, and what attackers do to it, in virtual time.
     #[command(after_help = crate::gossip_sim::after_help())]
     GossipSim(GossipSimArgs),
+    /// Register with a rendezvous point, or ask one who is there.
+    #[command(
+        after_help = "A node that stays registered and connects to whom it finds is barewire listen --rendezvous ADDR --ns NS.\n\n\
+            Examples:\n  barewire rendezvous discover /ip4/192.0.2.1/tcp/4001 --ns chat\n  \
+            barewire rendezvous register /ip4/192.0.2.1/tcp/4001 --ns chat --address /ip4/192.0.2.7/tcp/4001 --key node.key"
+    )]
+    Rendezvous(RendezvousArgs),
     /// Load a node: handshakes, streams or held connections.
     #[command(
         after_help = "Examples:\n  barewire bench handshakes /ip4/127.0.0.1/tcp/4001 --count 1000 --concurrency 16\n  \
@@ -335,6 +348,8 @@ pub(crate) struct ListenArgs {
     pub(crate) gossip: GossipArgs,
     #[command(flatten)]
     pub(crate) relay: crate::relay::RelayArgs,
+    #[command(flatten)]
+    pub(crate) discovery: DiscoveryArgs,
     /// PEM file with the certificate chain for /tls/ws addresses.
     #[arg(long, value_name = "FILE", requires = "ws_key")]
     pub(crate) ws_cert: Option<PathBuf>,

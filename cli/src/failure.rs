@@ -12,6 +12,7 @@ use barewire_node::{
         identify::IdentifyError,
         perf::PerfError,
         ping::PingError,
+        rendezvous::{AskError, ClientError, StoreError},
     },
     ws::PemError,
 };
@@ -59,6 +60,8 @@ as_it_is!(
     MultiaddrError,
     PskError,
     PemError,
+    ClientError,
+    StoreError,
     ConfigError,
     PublishError,
     barewire_node::protocols::relay::RelayAddressError,
@@ -97,6 +100,7 @@ advised!(
         DialError::Upgrade { .. } => Some(ANOTHER_SERVICE),
         _ => None,
     },
+    AskError => ask,
     IdentifyError => |error| match error {
         IdentifyError::Open(error) => open(error),
         IdentifyError::Stream(error) => stream(error),
@@ -121,6 +125,15 @@ advised!(
         _ => Some(DAMAGED),
     },
 );
+
+fn ask(error: &AskError) -> Option<&'static str> {
+    match error {
+        AskError::Open(error) => open(error),
+        AskError::Stream(error) => stream(error),
+        AskError::Timeout(_) | AskError::Ended => Some(ITS_LOG),
+        _ => None,
+    }
+}
 
 fn stream(error: &StreamError) -> Option<&'static str> {
     match error {

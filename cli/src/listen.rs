@@ -156,6 +156,9 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     if let Some(gossip) = &gossip {
         router = gossip.register(router);
     }
+    if let Some(point) = args.discovery.point(&endpoint).await? {
+        router = point.register(router);
+    }
     let (router, relayed) = relay::register(&endpoint, router, &args.relay)?;
     let router = router.spawn()?;
     if let Some(gossip) = &gossip {
@@ -180,6 +183,7 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         let server = metrics::bind(addr, args.node.json).await?;
         told.spawn(metrics::serve(server, endpoint.clone()));
     }
+    let _finding = args.discovery.start(&endpoint, args.node.json, &mut told)?;
     for addr in args.keep {
         let kept = endpoint.keep_connected([addr.clone()]);
         told.spawn(watch::kept(kept, addr, args.node.json));

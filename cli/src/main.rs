@@ -5,6 +5,7 @@ mod announce;
 mod args;
 mod bench;
 mod dial;
+mod discovery;
 mod failure;
 mod gossip;
 mod gossip_sim;
@@ -112,6 +113,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Peers(args) => peers::peers(&args),
         Command::Resolve(args) => dial::resolve(&args).await,
         Command::Dial(args) => dial::dial(&args).await,
+        Command::Rendezvous(args) => discovery::rendezvous(args).await,
         Command::Bench(args) => bench::run(args.what).await,
     }
 }

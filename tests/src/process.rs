@@ -133,6 +133,15 @@ impl Process {
             .clone()
     }
 
+    /// The next event, whatever it is.
+    pub async fn event(&mut self, within: Duration) -> Result<Value, Failure> {
+        match timeout(within, self.events.recv()).await {
+            Ok(Some(event)) => Ok(event),
+            Ok(None) => Err(self.failure("ended")),
+            Err(_) => Err(self.failure(&format!("said nothing within {within:?}"))),
+        }
+    }
+
     /// The next event of this name; others are skipped.
     pub async fn expect(&mut self, name: &str, within: Duration) -> Result<Value, Failure> {
         let found = timeout(within, async {

@@ -9,3 +9,4 @@ pub mod identify;
 pub mod perf;
 pub mod ping;
 pub mod relay;
+pub mod rendezvous;

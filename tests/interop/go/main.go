@@ -17,6 +17,8 @@ const usage = `usage:
   peer-go listen --relay-server [--relay-unlimited] [--relay-data BYTES] [--relay-duration SECONDS] [--relay-ttl SECONDS]
   peer-go listen --relay ADDR [--punch-addr MULTIADDR]...
   peer-go listen --connect ADDR [--punch-addr MULTIADDR]...
+  peer-go listen --rendezvous-server | --mdns
+  peer-go rendezvous register|discover|unregister ADDR --ns NS [--ttl SECONDS] [--limit N]
 options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --psk FILE --timeout SECONDS --json
          --ws-cert FILE --ws-key FILE --ws-ca FILE
          --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote
@@ -35,11 +37,11 @@ func run(args []string) error {
 		return fmt.Errorf("no command given\n%s", usage)
 	}
 	command, rest := args[0], args[1:]
-	if command == "bench" {
+	if command == "bench" || command == "rendezvous" {
 		if len(rest) == 0 {
-			return fmt.Errorf("bench needs handshakes, streams or connections\n%s", usage)
+			return fmt.Errorf("%s needs a second word\n%s", command, usage)
 		}
-		command, rest = "bench "+rest[0], rest[1:]
+		command, rest = command+" "+rest[0], rest[1:]
 	}
 	opts, err := parseOptions(rest)
 	if err != nil {
@@ -64,6 +66,10 @@ func run(args []string) error {
 		"bench handshakes":  benchHandshakes,
 		"bench streams":     benchStreams,
 		"bench connections": benchConnections,
+
+		"rendezvous register":   rendezvousRegister,
+		"rendezvous discover":   rendezvousDiscover,
+		"rendezvous unregister": rendezvousUnregister,
 	}[command]
 	if !known {
 		return fmt.Errorf("unknown command %q\n%s", command, usage)

@@ -67,6 +67,12 @@ type options struct {
 	leave          bool
 	verbose        bool
 	quiet          bool
+
+	rendezvousServer bool
+	mdns             bool
+	ns               string
+	ttl              int
+	limit            int
 }
 
 func parseOptions(args []string) (*options, error) {
@@ -117,6 +123,11 @@ func parseOptions(args []string) (*options, error) {
 	set.BoolVar(&opts.leave, "leave", false, "unsubscribe after the last message and stay connected")
 	set.BoolVar(&opts.verbose, "verbose", false, "an event per message and per change of a mesh")
 	set.BoolVar(&opts.quiet, "quiet", false, "no event per message")
+	set.BoolVar(&opts.rendezvousServer, "rendezvous-server", false, "be a rendezvous point")
+	set.BoolVar(&opts.mdns, "mdns", false, "find peers by mDNS, and tell of each")
+	set.StringVar(&opts.ns, "ns", "", "namespace at a rendezvous point")
+	set.IntVar(&opts.ttl, "ttl", 7200, "seconds to be registered")
+	set.IntVar(&opts.limit, "limit", 0, "registrations in a page")
 	// flag stops at the first positional argument; options may stand behind it here.
 	for {
 		if err := set.Parse(args); err != nil {

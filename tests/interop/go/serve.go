@@ -53,6 +53,17 @@ func listen(opts *options) error {
 		}
 	}
 
+	if opts.rendezvousServer {
+		if err := serveRendezvous(ctx, h); err != nil {
+			return err
+		}
+	}
+	if opts.mdns {
+		if err := serveMdns(h); err != nil {
+			return err
+		}
+	}
+
 	suffix, err := ma.NewComponent("p2p", h.ID().String())
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import { createLibp2p } from 'libp2p'
 import { pubsub } from './gossip.js'
 
 /** A node without the limits that a test on one machine would run into; everything else is js-libp2p's default. */
-export async function newHost (options, listen = []) {
+export async function newHost (options, listen = [], peerDiscovery = []) {
   if (options.wsCa != null) {
     // The WebSocket of Node trusts what the process trusts.
     const ca = await readFile(options.wsCa, 'utf8')
@@ -25,6 +25,7 @@ export async function newHost (options, listen = []) {
   return createLibp2p({
     privateKey: options.key == null ? undefined : privateKeyFromProtobuf(await readFile(options.key)),
     addresses: { listen },
+    peerDiscovery,
     transports: [tcp(), webSockets({ https }), quic()],
     connectionEncrypters: [options.security === 'tls' ? tlsSecurity() : noise()],
     streamMuxers: [yamux()],

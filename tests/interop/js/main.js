@@ -7,7 +7,19 @@ import { emit, parse } from './options.js'
 import { serve } from './serve.js'
 
 async function listen (options) {
-  const host = await newHost(options, options.listen)
+  if (options.rendezvousServer) {
+    const { point } = await import('./rendezvous.js')
+    for (const event of await point(options)) {
+      emit(event)
+    }
+    return untilEnd()
+  }
+  const host = await newHost(options, options.listen, await discovery(options))
+  host.addEventListener('peer:discovery', ({ detail }) => {
+    for (const addr of detail.multiaddrs) {
+      emit({ event: 'mdns', peer: detail.id.toString(), addr: String(addr) })
+    }
+  })
   await serve(host, options.echoProtocols, emit)
   if (options.topics.length > 0) {
     await relay(host, { ...options, emit })
@@ -18,6 +30,15 @@ async function listen (options) {
   }
   await connect(host, options.connect)
   await untilEnd()
+}
+
+/** What a listener finds peers by. */
+async function discovery ({ mdns }) {
+  if (!mdns) {
+    return []
+  }
+  const module = await import('@libp2p/mdns')
+  return [module.mdns({ interval: 1000 })]
 }
 
 /** Resolves when stdin closes or the process is asked to stop. */
@@ -38,6 +59,10 @@ async function main (args) {
   setTimeout(() => fail(new Error(`not done within ${options.timeout} s`)), options.timeout * 1000).unref()
   if (command === 'bench handshakes') {
     return emit(await client.benchHandshakes(() => newHost(options), addr, options))
+  }
+  if (command.startsWith('rendezvous ')) {
+    const { ask } = await import('./rendezvous.js')
+    return ask(command.slice('rendezvous '.length), addr, options, emit)
   }
   if (command in GOSSIP) {
     const ended = command === 'subscribe' ? untilEnd() : undefined

@@ -9,6 +9,8 @@ const usage = name => `usage:
   ${name} listen --topic T... [--connect ADDR]...
   ${name} subscribe ADDR... --topic T... [--expect N] [--leave]
   ${name} publish ADDR... --topic T (--count N --size BYTES | --file FILE) [--fanout] [--settle-ms MS] [--linger-ms MS]
+  ${name} listen --rendezvous-server | --mdns
+  ${name} rendezvous register|discover|unregister ADDR --ns NS [--ttl SECONDS] [--limit N]
 options: --key FILE --security noise|tls --ws-cert FILE --ws-key FILE --ws-ca FILE --timeout SECONDS --json
          --count N --concurrency N --size BYTES --protocol ID --by local|remote
 gossip:  --version 1.0|1.1|1.2|1.3|floodsub --sign strict|none|anonymous --message-id default|sha256 --max-message-size BYTES
@@ -62,7 +64,12 @@ export function parse (name, args) {
       fanout: flag,
       leave: flag,
       verbose: flag,
-      quiet: flag
+      quiet: flag,
+      'rendezvous-server': flag,
+      mdns: flag,
+      ns: text,
+      ttl: text,
+      limit: text
     }
   })
   for (const [name, choices] of Object.entries(CHOICES)) {
@@ -70,7 +77,7 @@ export function parse (name, args) {
       throw new Error(`${name} ${values[name]} is unknown: ${choices.join(' or ')}`)
     }
   }
-  const words = positionals[0] === 'bench' ? 2 : 1
+  const words = ['bench', 'rendezvous'].includes(positionals[0]) ? 2 : 1
   const command = positionals.slice(0, words).join(' ')
   const addrs = positionals.slice(words)
   const several = command === 'subscribe' || command === 'publish'
@@ -109,7 +116,12 @@ export function parse (name, args) {
       fanout: values.fanout,
       leave: values.leave,
       verbose: values.verbose,
-      quiet: values.quiet
+      quiet: values.quiet,
+      rendezvousServer: values['rendezvous-server'],
+      mdns: values.mdns,
+      ns: values.ns,
+      ttl: optional(values.ttl),
+      limit: optional(values.limit)
     }
   }
 }

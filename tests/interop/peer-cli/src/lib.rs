@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use gossip::{Gossip, Message, NoGossip};
 pub use options::{
-    DialOptions, GossipOptions, ListenOptions, PublishOptions, StackOptions, SubscribeOptions,
+    DialOptions, GossipOptions, ListenOptions, PublishOptions, RendezvousCommand,
+    RendezvousOptions, StackOptions, SubscribeOptions,
 };
 pub use serve::Services;
 
@@ -70,6 +71,11 @@ pub trait Stack: Sized + Send + Sync + 'static {
         _subscribed: bool,
     ) -> impl Future<Output = Result<Self::Gossip, Failure>> + Send {
         async { Err("this stack does not gossip".into()) }
+    }
+
+    /// Asks a rendezvous point, and tells of the answers.
+    fn rendezvous(_: &RendezvousCommand) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Err("this stack has no rendezvous".into()) }
     }
 }
 
@@ -146,6 +152,10 @@ async fn run<S: Stack>(command: options::Command) -> Result<(), Failure> {
         Command::Hold(options) => within(options.timeout, client::hold::<S>(&options)).await,
         Command::Subscribe(options) => gossip::subscribe::<S>(&options).await,
         Command::Publish(options) => within(options.timeout, gossip::publish::<S>(&options)).await,
+        Command::Rendezvous(command) => {
+            let timeout = command.options().timeout;
+            within(timeout, S::rendezvous(&command)).await
+        }
         Command::Bench(BenchCommand::Handshakes(options)) => {
             within(options.timeout, bench::handshakes::<S>(&options)).await
         }
@@ -179,7 +189,8 @@ pub fn emit(event: &str, peer: &str, fields: Value) {
     emit_line(&line);
 }
 
-fn emit_line(line: &Value) {
+/// Prints one event as one line.
+pub fn emit_line(line: &Value) {
     let mut out = std::io::stdout().lock();
     // A reader that has gone away shows itself by closing stdin or by a signal.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -39,9 +39,48 @@ pub(crate) enum Command {
     Subscribe(SubscribeOptions),
     /// Publish messages to a topic.
     Publish(PublishOptions),
+    /// Ask a rendezvous point.
+    #[command(subcommand)]
+    Rendezvous(RendezvousCommand),
     /// Rates and memory.
     #[command(subcommand)]
     Bench(BenchCommand),
+}
+
+#[derive(Subcommand)]
+pub enum RendezvousCommand {
+    /// Register the addresses this node listens on, for --ttl seconds.
+    Register(RendezvousOptions),
+    /// Show who is registered, in pages of --limit.
+    Discover(RendezvousOptions),
+    Unregister(RendezvousOptions),
+}
+
+impl RendezvousCommand {
+    pub fn options(&self) -> &RendezvousOptions {
+        match self {
+            Self::Register(options) | Self::Discover(options) | Self::Unregister(options) => {
+                options
+            }
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct RendezvousOptions {
+    /// The point: a multiaddr with the peer id at its end.
+    pub addr: String,
+    #[command(flatten)]
+    pub stack: StackOptions,
+    #[arg(long)]
+    pub ns: String,
+    #[arg(long)]
+    pub ttl: Option<u64>,
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// Deadline of the whole command, in seconds.
+    #[arg(long, default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
 }
 
 #[derive(Subcommand)]
@@ -110,6 +149,12 @@ pub struct ListenOptions {
     /// Peer that a gossiping listener dials; may be repeated.
     #[arg(long)]
     pub connect: Vec<String>,
+    /// Be a rendezvous point.
+    #[arg(long)]
+    pub rendezvous_server: bool,
+    /// Find peers by mDNS, and tell of each.
+    #[arg(long)]
+    pub mdns: bool,
     #[command(flatten)]
     pub gossip: GossipOptions,
 }

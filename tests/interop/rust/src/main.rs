@@ -3,6 +3,7 @@
 mod counted;
 mod gossip;
 mod node;
+mod rendezvous;
 mod streams;
 mod transport;
 

@@ -3,16 +3,16 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use barewire_peer_cli::{
-    Connection, DialOptions, Dialer, Failure, GossipOptions, ListenOptions, Listening, Services,
-    Stack, StackOptions, protocol,
+    Connection, DialOptions, Dialer, Failure, GossipOptions, ListenOptions, Listening,
+    RendezvousCommand, Services, Stack, StackOptions, emit_line, protocol,
 };
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Stream, Swarm,
     core::upgrade::Version,
-    gossipsub, identify, identity,
+    gossipsub, identify, identity, mdns,
     multiaddr::Protocol,
-    relay,
+    relay, rendezvous,
     swarm::{
         self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
@@ -39,6 +39,9 @@ pub(crate) struct Behaviour {
     pub(crate) gossip: Toggle<gossipsub::Behaviour>,
     relay: Toggle<relay::Behaviour>,
     relayed: Toggle<relay::client::Behaviour>,
+    pub(crate) rendezvous: Toggle<rendezvous::client::Behaviour>,
+    point: Toggle<rendezvous::server::Behaviour>,
+    mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
 enum Command {
@@ -93,6 +96,15 @@ impl Stack for Node {
             swarm.behaviour_mut().relay = Some(relay::Behaviour::new(peer, config)).into();
         }
         gossip::subscribe(&mut swarm, &options.gossip.topic)?;
+        if options.rendezvous_server {
+            let config = rendezvous::server::Config::default();
+            swarm.behaviour_mut().point = Some(rendezvous::server::Behaviour::new(config)).into();
+        }
+        if options.mdns {
+            let own = *swarm.local_peer_id();
+            swarm.behaviour_mut().mdns =
+                Some(mdns::tokio::Behaviour::new(mdns::Config::default(), own)?).into();
+        }
         let mut waiting = options.listen.len();
         for addr in &options.listen {
             swarm.listen_on(addr.parse()?)?;
@@ -158,6 +170,10 @@ impl Stack for Node {
     ) -> Result<gossip::Node, Failure> {
         gossip::Node::dial(stack, options, addrs, subscribed).await
     }
+
+    async fn rendezvous(command: &RendezvousCommand) -> Result<(), Failure> {
+        crate::rendezvous::run(command).await
+    }
 }
 
 pub(crate) fn new_swarm(
@@ -195,6 +211,9 @@ pub(crate) fn new_swarm(
         gossip: router.into(),
         relay: None.into(),
         relayed: relayed.into(),
+        rendezvous: None.into(),
+        point: None.into(),
+        mdns: None.into(),
     };
     let config = swarm::Config::with_tokio_executor()
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
@@ -265,6 +284,13 @@ async fn drive(
                 SwarmEvent::Behaviour(BehaviourEvent::Gossip(
                     gossipsub::Event::Message { message, .. },
                 )) if telling => gossip::message(message).tell(),
+                SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
+                    for (peer, addr) in found {
+                        emit_line(&json!({
+                            "event": "mdns", "peer": peer.to_string(), "addr": addr.to_string(),
+                        }));
+                    }
+                }
                 SwarmEvent::ConnectionClosed { connection_id, .. } => {
                     identified.remove(&connection_id);
                     asked.remove(&connection_id);

@@ -1,0 +1,142 @@
+//! mDNS in a network namespace, with real go, rust and js peers and among ourselves over IPv6 alone. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::{
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use barewire_tests::{
+    peers::{self, Foreign, Unavailable},
+    process::{Process, text},
+    skip,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A namespace with two interfaces that are each other's cable; deleted at the end.
+struct Network(String);
+
+impl Network {
+    /// `None` where no namespace can be made.
+    fn new(addrs: &[&str]) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bw-mdns-{}-{number}", std::process::id());
+        if !ip(&["netns", "add", &name]) {
+            skip("network namespaces need root");
+            return None;
+        }
+        let this = Self(name);
+        let inside = |args: &[&str]| assert!(ip(&[&["-n", &this.0], args].concat()), "{args:?}");
+        // Addresses are usable at once.
+        for which in ["all", "default"] {
+            let setting = format!("net.ipv6.conf.{which}.accept_dad=0");
+            ip(&["netns", "exec", &this.0, "sysctl", "-qw", &setting]);
+        }
+        inside(&["link", "set", "lo", "up"]);
+        inside(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
+        for (dev, addr) in ["one", "two"].iter().zip(addrs) {
+            inside(&["addr", "add", addr, "dev", dev]);
+        }
+        inside(&["link", "set", "one", "up"]);
+        inside(&["link", "set", "two", "up"]);
+        Some(this)
+    }
+
+    fn listen(&self, program: &Path, listen: &str) -> Process {
+        let program = program.display().to_string();
+        let args = [
+            "netns", "exec", &self.0, &program, "listen", "--json", "--mdns", "--listen", listen,
+        ];
+        Process::start(Path::new("ip"), args).unwrap()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        ip(&["netns", "del", &self.0]);
+    }
+}
+
+fn ip(args: &[&str]) -> bool {
+    let status = Command::new("ip").args(args).output();
+    status.is_ok_and(|output| output.status.success())
+}
+
+/// The id in what a listener announces.
+async fn id(process: &mut Process) -> String {
+    let addr = process.listening(SOON).await.unwrap();
+    addr.rsplit('/').next().unwrap().to_owned()
+}
+
+/// Waits until a process has found a peer; returns where.
+async fn finds(process: &mut Process, peer: &str) -> String {
+    loop {
+        let found = process.expect("mdns", SOON).await.unwrap();
+        if text(&found, "peer").unwrap() == peer {
+            return text(&found, "addr").unwrap().to_owned();
+        }
+    }
+}
+
+async fn each_other(stack: Foreign) {
+    let theirs = match stack.build() {
+        Ok(program) => program,
+        Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
+            println!("skipped: {stack}: {reason}");
+            return;
+        }
+        Err(cause) => panic!("{stack}: {cause}"),
+    };
+    let Some(network) = Network::new(&["10.77.0.1/24", "10.78.0.1/24"]) else {
+        return;
+    };
+    let ours = peers::barewire().expect("barewire builds");
+    let everywhere = "/ip4/0.0.0.0/tcp/0";
+    let mut ours = network.listen(&ours, everywhere);
+    let our_id = id(&mut ours).await;
+    let mut theirs = network.listen(&theirs, everywhere);
+    let their_id = id(&mut theirs).await;
+    let begun = Instant::now();
+    let at = finds(&mut ours, &their_id).await;
+    println!("ok   {stack}: found at {at} after {:?}", begun.elapsed());
+    let at = finds(&mut theirs, &our_id).await;
+    println!("ok   {stack}: finds us at {at} after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn go() {
+    each_other(Foreign::Go).await;
+}
+
+#[tokio::test]
+async fn rust() {
+    each_other(Foreign::Rust).await;
+}
+
+#[tokio::test]
+async fn js() {
+    each_other(Foreign::Js).await;
+}
+
+#[tokio::test]
+async fn ourselves_over_ipv6_alone_and_connect() {
+    let Some(network) = Network::new(&[]) else {
+        return;
+    };
+    let ours = peers::barewire().expect("barewire builds");
+    let mut first = network.listen(&ours, "/ip6/::/tcp/0");
+    let first_id = id(&mut first).await;
+    let mut second = network.listen(&ours, "/ip6/::/tcp/0");
+    let second_id = id(&mut second).await;
+    finds(&mut first, &second_id).await;
+    finds(&mut second, &first_id).await;
+}
