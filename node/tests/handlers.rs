@@ -274,3 +274,27 @@ async fn dropping_the_last_endpoint_closes_its_connections() {
     drop(router);
     soon("the close", connection.closed()).await;
 }
+
+/// Each stops reading as it ends, and the node may hear of both at once: such streams must not count for ever.
+#[tokio::test]
+async fn any_number_of_streams_may_follow_each_other_over_quic() {
+    let router = Router::builder(endpoint(quick()).await)
+        .accept(echo::PROTOCOL, echo::Echo)
+        .spawn()
+        .unwrap();
+    let server = router.endpoint().clone();
+    let addr = "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap();
+    let addr = server.listen(addr).await.unwrap();
+    let client = endpoint(quick()).await;
+    let connection = client.connect(addr).await.unwrap();
+    let streams = async {
+        for _ in 0..300 {
+            ping::ping(&connection, Duration::from_secs(5))
+                .await
+                .unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), streams)
+        .await
+        .expect("streams that have ended are forgotten");
+}

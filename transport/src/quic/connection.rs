@@ -30,8 +30,9 @@ use crate::{
 const RESET_NOT_ACCEPTED: u32 = 0x1007;
 /// Longest wait for the goodbye to leave.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Finished streams kept track of before those that have arrived are forgotten.
-const FIRST_SWEEP: usize = 64;
+/// Finished streams kept track of before those that have arrived are forgotten. The remote may open as many fewer
+/// while they are kept, so this is well below [`FIRST_STREAMS`].
+const SWEEP_EVERY: usize = 8;
 
 pub(crate) struct Shared {
     connection: quinn::Connection,
@@ -67,7 +68,7 @@ struct Finished {
 impl Finished {
     fn sweep(&mut self) {
         self.streams.retain(Watched::is_unacknowledged);
-        self.sweep_at = FIRST_SWEEP.max(self.streams.len() * 2);
+        self.sweep_at = self.streams.len() + SWEEP_EVERY;
     }
 }
 
@@ -103,7 +104,7 @@ impl Handle {
             flushed: Notify::new(),
             finished: Mutex::new(Finished {
                 streams: Vec::new(),
-                sweep_at: FIRST_SWEEP,
+                sweep_at: SWEEP_EVERY,
             }),
             _window: window,
         }))

@@ -521,9 +521,10 @@ impl Drop for Both {
         if !inner.write_closed {
             // quinn would end the direction as if all had been said.
             drop(send.reset(0_u32.into()));
-        } else if inner.failed.is_none() && is_known(&send) {
+        } else if inner.failed.is_none() && is_unacknowledged(&send) {
             self.shared.watch_finished(Watched::Left(send));
         }
+        // One that the remote stopped before it was finished is reset by quinn, and the remote may open another.
     }
 }
 
