@@ -55,7 +55,7 @@ pub(crate) enum Command {
             barewire listen --listen /ip4/0.0.0.0/tcp/0 --mdns --bootstrap /dnsaddr/node.example\n  \
             barewire listen --listen /ip4/0.0.0.0/tcp/443/tls/ws --ws-cert chain.pem --ws-key key.pem"
     )]
-    Listen(ListenArgs),
+    Listen(Box<ListenArgs>),
     /// Ask a node what it says about itself.
     #[command(after_help = "Example:\n  barewire identify /ip4/127.0.0.1/tcp/4001")]
     Identify(IdentifyArgs),

@@ -97,7 +97,7 @@ fn usage_sentence(message: &str) -> String {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Id(args) => listen::id(&args),
-        Command::Listen(args) => listen::listen(args).await,
+        Command::Listen(args) => listen::listen(*args).await,
         Command::Identify(args) => remote::identify(&args.remote).await,
         Command::Ping(args) => remote::ping(&args).await,
         Command::Perf(args) => remote::perf(&args).await,
