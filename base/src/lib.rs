@@ -15,6 +15,7 @@ pub mod multibase;
 pub mod multistream;
 pub mod peer_record;
 pub mod proto;
+pub mod random;
 pub mod transmit;
 pub mod varint;
 

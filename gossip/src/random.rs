@@ -5,38 +5,24 @@ use std::{
     ops::Range,
 };
 
-/// xoshiro256++: fast, and good enough to pick peers; nothing secret comes from it.
+use barewire_base::random::Xoshiro;
+
+/// Picks peers; nothing secret comes from it.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng([u64; 4]);
+pub(crate) struct Rng(Xoshiro);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut state = seed;
-        Self(std::array::from_fn(|_| split_mix(&mut state)))
+        Self(Xoshiro::new(seed))
     }
 
     pub(crate) const fn next(&mut self) -> u64 {
-        let s = &mut self.0;
-        let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
-        let t = s[1] << 17;
-        s[2] ^= s[0];
-        s[3] ^= s[1];
-        s[1] ^= s[2];
-        s[0] ^= s[3];
-        s[2] ^= t;
-        s[3] = s[3].rotate_left(45);
-        result
+        self.0.draw()
     }
 
     /// A number of `range`, or its start if it is empty.
     pub(crate) fn pick(&mut self, range: Range<usize>) -> usize {
-        let width = range.end.saturating_sub(range.start) as u64;
-        if width == 0 {
-            return range.start;
-        }
-        // The multiply-shift's bias is below 2⁻³² for any list that fits memory.
-        let scaled = (u128::from(self.next()) * u128::from(width)) >> 64;
-        range.start + scaled as usize
+        range.start + self.0.below(range.end.saturating_sub(range.start))
     }
 
     /// Puts a random choice of `count` items first, in random order.
@@ -51,14 +37,6 @@ impl Rng {
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         self.partial_shuffle(items, items.len());
     }
-}
-
-const fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// SipHash behind a secret prefix, so that a peer cannot choose keys that collide.
@@ -143,14 +121,6 @@ impl Hasher for HashedHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_same_seed_gives_the_same_numbers() {
-        let (mut a, mut b, mut c) = (Rng::new(1), Rng::new(1), Rng::new(2));
-        let draw = |rng: &mut Rng| (0..100).map(|_| rng.next()).collect::<Vec<_>>();
-        assert_eq!(draw(&mut a), draw(&mut b));
-        assert_ne!(draw(&mut a), draw(&mut c));
-    }
 
     #[test]
     fn a_shuffle_keeps_every_item_and_reaches_every_place() {

@@ -1,35 +1,23 @@
 //! Randomness out of a seed, the same on every machine and with every version of every library.
 
-/// xoshiro256++.
+use barewire_base::random::Xoshiro;
+
+/// What a simulation draws.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng([u64; 4]);
+pub(crate) struct Rng(Xoshiro);
 
 impl Rng {
-    pub(crate) fn new(mut seed: u64) -> Self {
-        Self(std::array::from_fn(|_| {
-            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }))
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Xoshiro::new(seed))
     }
 
     pub(crate) const fn next(&mut self) -> u64 {
-        let s = &mut self.0;
-        let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
-        let t = s[1] << 17;
-        s[2] ^= s[0];
-        s[3] ^= s[1];
-        s[1] ^= s[2];
-        s[0] ^= s[3];
-        s[2] ^= t;
-        s[3] = s[3].rotate_left(45);
-        result
+        self.0.draw()
     }
 
     /// A number below `bound`; 0 if that is 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    pub(crate) const fn below(&mut self, bound: usize) -> usize {
+        self.0.below(bound)
     }
 
     /// A number in `[0, 1)`.

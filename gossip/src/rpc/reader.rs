@@ -1,4 +1,5 @@
-//! Reads protobuf fields out of bytes that lie in several buffers.
+//! Reads protobuf fields out of bytes that lie in several buffers, and shares what it reads with them. `proto::Fields` of the base crate
+//! reads one borrowed slice, for small messages that are decoded and forgotten; neither could do the other's work without a copy.
 
 use barewire_base::proto::ScanError;
 use bytes::{Bytes, BytesMut};
