@@ -199,3 +199,19 @@ fn what_cannot_be_simulated_is_named() {
     let error = Simulation::new(scenario(|s| s.router.d = 0)).unwrap_err();
     assert!(error.to_string().contains("mesh"), "{error}");
 }
+
+/// What looks for mistakes finds them: routers whose heartbeat is too slow for what they are checked for.
+#[test]
+fn the_checks_find_what_is_wrong() {
+    let slow = run(|s| {
+        // Nodes that come after the first heartbeat are grafted half a minute later.
+        s.router.heartbeat_interval = Duration::from_secs(30);
+        s.publishing = Duration::from_secs(20);
+    });
+    let found = slow.violations();
+    println!("{} violations, such as: {}", found.len(), found[0]);
+    assert!(
+        found.iter().any(|what| what.contains("does not graft")),
+        "{found:?}"
+    );
+}

@@ -206,3 +206,33 @@ fn row_53_covert_flash() {
         "{recovered:?}"
     );
 }
+
+/// Discovery that leads honest nodes to attackers: half of what they dial, and what they dial counts as outbound.
+#[test]
+fn poisoned_dials() {
+    let with = |poison| {
+        let mut scenario = network();
+        scenario.publishing = secs(40);
+        // With fewer dials some node has no honest neighbour at all, and nothing that a router does can help it.
+        scenario.degree = scenario.degree.max(16);
+        let mut sybils = Sybils::new(scenario.nodes, Attack::Silent);
+        (sybils.degree, sybils.poison) = (1, poison);
+        scenario.sybils = Some(sybils);
+        run(scenario)
+    };
+    let (clean, poisoned) = (with(0.0), with(0.5));
+    let held = |simulation: &Simulation| {
+        let shares = simulation.log().samples.iter().map(|s| s.sybil_share());
+        shares.fold(0.0, f64::max)
+    };
+    println!(
+        "poison: sybils held {:.0} % of the meshes at most instead of {:.0} %, {:.0} % at the end; {}",
+        held(&poisoned) * 100.0,
+        held(&clean) * 100.0,
+        poisoned.report().sybil_share * 100.0,
+        share(poisoned.report().outcome)
+    );
+    assert!(held(&poisoned) > 2.0 * held(&clean), "they are dialled");
+    assert!(poisoned.report().outcome.in_time >= 0.99);
+    assert_eq!(poisoned.log().honest_graylisted, 0);
+}
