@@ -123,11 +123,6 @@ async fn go() {
 }
 
 #[tokio::test]
-async fn rust() {
-    each_other(Foreign::Rust, true).await;
-}
-
-#[tokio::test]
 async fn js() {
     // Of what it makes of our answers nothing is known: in these networks it reports no peer.
     each_other(Foreign::Js, false).await;
