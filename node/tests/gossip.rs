@@ -19,10 +19,13 @@ use std::{
 use barewire_node::{
     Endpoint, Multiaddr, Router,
     protocols::gossip::{
-        Acceptance, Config, Gossip, GossipConfig, GossipEvent, Payload, PublishOptions, Replay,
-        SubscribeOptions, SubscriptionOptions, TraceWriter, Validator, Version, WaitError,
+        Acceptance, Config, Gossip, GossipConfig, GossipEvent, PartialError, PartialEvent, Payload,
+        PublishOptions, Replay, SubscribeOptions, SubscriptionOptions, TraceWriter, Validator,
+        Version, WaitError,
+        core::{self, PartialLimits},
     },
 };
+use bytes::Bytes;
 use common::*;
 use parking_lot::Mutex;
 
@@ -392,4 +395,85 @@ async fn a_trace_brings_back_what_a_node_knew() {
     let replay = replayed();
     assert!(replay.meshes[TOPIC].contains(&peer) && replay.subscribed[TOPIC].contains(&peer));
     assert_eq!((replay.published.len(), replay.missed), (1, 0));
+}
+
+#[tokio::test]
+async fn parts_of_a_message_cross_sockets() {
+    let with_parts = || {
+        let mut core = Config::lan();
+        core.partial_messages = Some(PartialLimits::default());
+        GossipConfig::new(core)
+    };
+    let sends = gossiping(with_parts()).await;
+    let requests = gossiping(with_parts()).await;
+    let plain = gossiping(config()).await;
+    let bounds = SubscriptionOptions::default();
+    let mut inboxes = Vec::new();
+    for (node, options) in [
+        (&sends, SubscribeOptions::partial(false, true)),
+        (&requests, SubscribeOptions::partial(true, true)),
+        (&plain, SubscribeOptions::default()),
+    ] {
+        let subscribed = node.gossip.subscribe_with(TOPIC, bounds, options);
+        inboxes.push(subscribed.await.unwrap());
+    }
+    let mut at_sender = sends.gossip.partials(TOPIC, bounds).await.unwrap();
+    let mut at_requester = requests.gossip.partials(TOPIC, bounds).await.unwrap();
+    for node in [&requests, &plain] {
+        node.endpoint.connect(sends.addr.clone()).await.unwrap();
+    }
+    sends.gossip.wait_for_mesh(TOPIC, 2, SOON).await.unwrap();
+    // Whole messages go to those who do not ask for parts.
+    sends.gossip.publish(TOPIC, "whole").await.unwrap();
+    let whole = soon("the whole message", inboxes[2].next()).await.unwrap();
+    assert!(whole.data() == b"whole"[..]);
+
+    let (sender, requester) = (sends.endpoint.peer_id(), requests.endpoint.peer_id());
+    let group = Bytes::from_static(b"group");
+    let peers = sends.gossip.publish_partial(TOPIC, group.clone()).await;
+    assert_eq!(peers.unwrap(), [requester]);
+    let part = Some(Bytes::from(vec![9; 100_000]));
+    let send = |to, message, metadata| {
+        let group = group.clone();
+        sends
+            .gossip
+            .send_partial(to, TOPIC, group, message, metadata)
+    };
+    send(requester, part.clone(), Some(Bytes::from_static(b"half")))
+        .await
+        .unwrap();
+    let Some(PartialEvent::Received {
+        peer,
+        group: of,
+        message,
+        metadata,
+    }) = soon("the part", at_requester.next()).await
+    else {
+        panic!("no part came");
+    };
+    assert_eq!((peer, of), (sender, group.clone()));
+    assert_eq!(message.map(|message| message.to_bytes()), part);
+    assert_eq!(metadata.as_deref(), Some(&b"half"[..]));
+    // It says what it has; who does not request parts gets no more than that.
+    let has = Some(Bytes::from_static(b"has"));
+    requests
+        .gossip
+        .send_partial(sender, TOPIC, group.clone(), part.clone(), has)
+        .await
+        .unwrap();
+    let answer = soon("the answer", at_sender.next()).await;
+    assert!(
+        matches!(&answer, Some(PartialEvent::Received { message: None, metadata: Some(m), .. }) if m == "has"),
+        "{answer:?}"
+    );
+    let refused = send(plain.endpoint.peer_id(), part, None).await;
+    assert_eq!(
+        refused,
+        Err(PartialError::Refused(core::PartialError::Unsupported))
+    );
+    assert!(inboxes[1].try_next().is_none(), "parts replace the whole");
+    assert_eq!((at_sender.dropped(), at_requester.dropped()), (0, 0));
+    // Followers are told of the end.
+    sends.endpoint.shutdown(SOON).await;
+    assert!(soon("the end", at_sender.next()).await.is_none());
 }

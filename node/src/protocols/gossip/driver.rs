@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Common, GossipConfig, GossipEvent,
     metrics::Snapshot,
+    partial::PartialEvent,
     peer::{Outbound, Peer},
     publish::{Publish, Waiter},
     stream::{Frames, Grant, OpenFailure, Opened, WriteFailure},
@@ -86,6 +87,8 @@ pub(super) enum Done {
 #[derive(Default)]
 pub(super) struct Topic {
     pub(super) queues: Vec<Arc<Queue>>,
+    /// Who follows the partial messages.
+    pub(super) partials: Vec<Arc<Queue<PartialEvent>>>,
     /// Messages dropped by queues that are gone.
     pub(super) dropped: u64,
     validator: Option<Validator>,
@@ -349,6 +352,12 @@ impl Driver {
                     self.exchange.truncate(self.config.exchange_waiting);
                     self.dial_next();
                 }
+                Output::Partial(part) => self.partial_received(part),
+                Output::PartialGossip {
+                    topic,
+                    group,
+                    peers,
+                } => self.partial_gossip(&topic, group, &peers),
                 Output::Event(event) => self.event(event),
                 _ => {}
             }
@@ -612,6 +621,7 @@ impl Driver {
         }
         for topic in self.topics.values() {
             topic.queues.iter().for_each(|queue| queue.close());
+            topic.partials.iter().for_each(|queue| queue.close());
         }
     }
 

@@ -30,6 +30,7 @@
 mod config;
 mod driver;
 mod metrics;
+mod partial;
 mod peer;
 mod publish;
 mod starts;
@@ -61,6 +62,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
 pub use self::{
     config::GossipConfig,
+    partial::{PartialError, PartialEvent, Partials},
     publish::Receipt,
     subscription::{Subscription, SubscriptionOptions},
     trace::{Replay, ReplayError, TraceWriter},

@@ -41,35 +41,50 @@ impl Default for SubscriptionOptions {
     }
 }
 
+/// What waits in a [`Queue`].
+pub(super) trait Weight {
+    /// Payload bytes.
+    fn bytes(&self) -> usize;
+}
+
+impl Weight for Delivery {
+    fn bytes(&self) -> usize {
+        self.message.data.as_ref().map_or(0, |data| data.len())
+    }
+}
+
 /// Between the driver and a subscriber.
-pub(super) struct Queue {
+pub(super) struct Queue<T = Delivery> {
     options: SubscriptionOptions,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     arrived: Notify,
     dropped: AtomicU64,
 }
 
-#[derive(Default)]
-struct State {
-    messages: VecDeque<Delivery>,
+struct State<T> {
+    messages: VecDeque<T>,
     bytes: usize,
     /// One of the ends is gone.
     closed: bool,
 }
 
-impl Queue {
+impl<T: Weight + Clone> Queue<T> {
     pub(super) fn new(options: SubscriptionOptions) -> Arc<Self> {
         Arc::new(Self {
             options,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                messages: VecDeque::new(),
+                bytes: 0,
+                closed: false,
+            }),
             arrived: Notify::new(),
             dropped: AtomicU64::new(0),
         })
     }
 
     /// Hands a message over. A full queue drops it, and nobody waits. `false` if the subscriber is gone.
-    pub(super) fn push(&self, message: &Delivery) -> bool {
-        let len = message.message.data.as_ref().map_or(0, |data| data.len());
+    pub(super) fn push(&self, message: &T) -> bool {
+        let len = message.bytes();
         let mut state = self.state.lock();
         if state.closed {
             return false;
@@ -102,11 +117,12 @@ impl Queue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn pop(&self) -> Result<Delivery, bool> {
+    /// The next one; without one, whether there will be none any more.
+    pub(super) fn pop(&self) -> Result<T, bool> {
         let mut state = self.state.lock();
         match state.messages.pop_front() {
             Some(message) => {
-                state.bytes -= message.message.data.as_ref().map_or(0, |data| data.len());
+                state.bytes -= message.bytes();
                 // A burst leaves nothing behind.
                 if state.messages.is_empty() && state.messages.capacity() > 1024 {
                     state.messages = VecDeque::new();
@@ -114,6 +130,16 @@ impl Queue {
                 Ok(message)
             }
             None => Err(state.closed),
+        }
+    }
+
+    pub(super) async fn next(&self) -> Option<T> {
+        loop {
+            match self.pop() {
+                Ok(message) => return Some(message),
+                Err(true) => return None,
+                Err(false) => self.arrived.notified().await,
+            }
         }
     }
 }
@@ -152,13 +178,7 @@ impl Subscription {
 
     /// The next message; `None` once the endpoint has ended and everything was taken. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
-        loop {
-            match self.queue.pop() {
-                Ok(message) => return Some(message),
-                Err(true) => return None,
-                Err(false) => self.queue.arrived.notified().await,
-            }
-        }
+        self.queue.next().await
     }
 
     /// The next message, if one waits.
