@@ -93,15 +93,22 @@ pub fn parse(packet: &[u8]) -> Result<Packet, NotDns> {
     if flags & RESPONSE == 0 {
         return Ok(Packet::Query { service, meta });
     }
-    let mut told = Vec::new();
+    let (mut told, mut instances) = (Vec::new(), Vec::new());
     for _ in 0..records {
         let name = reader.name()?;
         let kind = reader.u16()?;
         let class = reader.u16()? & !FLAG;
         let ttl = reader.u32()?;
         let len = usize::from(reader.u16()?);
+        let mut inside = Reader { ..reader };
         let data = reader.take(len)?;
-        if kind == TXT && class == IN && name.is_below(&SERVICE) {
+        if class != IN {
+            continue;
+        }
+        if kind == PTR && name.is(&SERVICE) {
+            instances.push(inside.name()?);
+        // rust-libp2p's instances have names that are not below the service.
+        } else if kind == TXT && (name.is_below(&SERVICE) || instances.contains(&name)) {
             addresses(data, ttl, &mut told);
         }
     }
@@ -223,6 +230,7 @@ fn put_record(kind: u16, class: u16, ttl: u32, out: &mut Vec<u8>, data: impl FnO
     out[at..at + 2].copy_from_slice(&len.to_be_bytes());
 }
 
+#[derive(PartialEq, Eq)]
 struct Name<'a>(Vec<&'a [u8]>);
 
 impl Name<'_> {
@@ -347,6 +355,25 @@ mod tests {
             meta: true,
         };
         assert_eq!(parse(&packet), Ok(asked));
+    }
+
+    #[test]
+    fn an_instance_may_have_a_name_of_its_own() {
+        let text = format!("dnsaddr=/ip4/192.0.2.1/tcp/1/p2p/{PEER}");
+        let mut packet = header(RESPONSE, [0, 1, 0, 2]);
+        put_name(&SERVICE, &mut packet);
+        put_record(PTR, IN, 60, &mut packet, |out| put_name(&["one"], out));
+        for name in ["one", "other"] {
+            put_name(&[name], &mut packet);
+            put_record(TXT, IN | FLAG, 60, &mut packet, |out| {
+                out.push(text.len() as u8);
+                out.extend_from_slice(text.as_bytes());
+            });
+        }
+        let Ok(Packet::Response(told)) = parse(&packet) else {
+            unreachable!("it is one")
+        };
+        assert_eq!(told.len(), 1);
     }
 
     #[test]
