@@ -57,10 +57,11 @@ mod tests {
         let after = resident();
         println!("{before} MiB before, {freed} after 62 MiB were freed, {after} when given back");
         assert!(freed > before + 20, "the allocator keeps them");
-        assert!(after < before + 10);
+        // The tests beside this one take and keep some MiB too.
+        assert!(after + 40 < freed);
         fill();
         let began = Instant::now();
-        while resident() > before + 10 {
+        while resident() + 40 > freed {
             assert!(began.elapsed().as_secs() < 20, "{} MiB", resident());
             std::thread::sleep(std::time::Duration::from_millis(50));
         }

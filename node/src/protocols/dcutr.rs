@@ -1,7 +1,7 @@
 //! DCUtR: from a connection through a relay to a direct one, by dialling each other at the same time.
 //!
 //! The node whose relayed connection is inbound begins, by itself. As soon as there is a direct connection new streams go over it; what
-//! runs on the relayed one runs to its end, then that one is closed. [`Event::HolePunch`](crate::Event::HolePunch) tells each step.
+//! runs on the relayed one runs to its end, then that one is closed. [`Event::HolePunch`] tells each step.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
