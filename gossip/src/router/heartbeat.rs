@@ -22,6 +22,7 @@ const MAX_LATE: u64 = 3;
 impl Router {
     /// Does what is due. Call it when [`poll_timeout`](Self::poll_timeout) has come; earlier calls do no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.look_at_crowded(now);
         let peers = &mut self.peers;
         self.scorer.decay(
             now,

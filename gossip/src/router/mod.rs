@@ -4,6 +4,7 @@ mod control;
 mod heartbeat;
 mod inbound;
 mod partial;
+mod pressure;
 mod publish;
 mod select;
 mod types;
@@ -62,6 +63,7 @@ pub struct Router {
     events_waiting: usize,
     pending: usize,
     pending_bytes: usize,
+    crowded: Vec<pressure::Crowded>,
     tick: u64,
     next_heartbeat: Instant,
     next_direct: Option<Instant>,
@@ -104,6 +106,7 @@ impl Router {
             events_waiting: 0,
             pending: 0,
             pending_bytes: 0,
+            crowded: Vec::new(),
             tick: 0,
             next_heartbeat: now + config.heartbeat_initial_delay,
             next_direct: None,
@@ -172,6 +175,7 @@ impl Router {
         entry.version = version;
         entry.test_sent = false;
         let lost = entry.queue.clear();
+        self.queue_cleared(index);
         for message in lost {
             self.report_drop(index, Some(message.key), DropReason::Disconnected);
         }
@@ -212,6 +216,7 @@ impl Router {
             .get_mut(index)
             .map(|p| p.queue.clear())
             .unwrap_or_default();
+        self.queue_cleared(index);
         for message in lost {
             self.report_drop(index, Some(message.key), DropReason::Disconnected);
         }
@@ -541,6 +546,7 @@ impl Router {
         if let Some(frame) = &frame {
             self.metrics.frames_out += 1;
             self.metrics.bytes_out += frame.len as u64;
+            self.queue_shrank(now, index, frame);
         }
         frame
     }
@@ -571,7 +577,8 @@ impl Router {
         }
         let decay = self.scorer.next_decay().unwrap_or(self.next_heartbeat);
         let direct = self.next_direct.unwrap_or(self.next_heartbeat);
-        Some(self.next_heartbeat.min(decay).min(direct))
+        let look = self.next_look().unwrap_or(self.next_heartbeat);
+        Some(self.next_heartbeat.min(decay).min(direct).min(look))
     }
 
     /// Takes the heartbeat up again after nothing had to be looked after.
@@ -603,20 +610,6 @@ impl Router {
             .max()
             .unwrap_or(0);
         largest.max(configured) + RPC_OVERHEAD
-    }
-
-    /// Whether the peer's next RPC would be looked at in full. While it is not, leave the peer's stream unread: its messages would
-    /// be thrown away because too many wait for verification or validation.
-    #[must_use]
-    pub fn has_room(&self, peer: PeerKey) -> bool {
-        let own = self
-            .peers
-            .check(peer)
-            .and_then(|index| self.peers.get(index))
-            .map_or(0, |p| p.pending);
-        own < self.config.max_pending_per_peer / 2
-            && self.pending < self.config.max_pending / 2
-            && self.pending_bytes < self.config.max_pending_bytes / 2
     }
 
     /// Counters since the router was made.

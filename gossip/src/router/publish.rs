@@ -383,7 +383,7 @@ impl Router {
     }
 
     /// Sends an accepted message on: to direct and floodsub peers and the mesh, not to those who are known to have it.
-    pub(super) fn forward(&mut self, index: u32) {
+    pub(super) fn forward(&mut self, now: Instant, index: u32) {
         let Some(record) = self.records.get(index) else {
             return;
         };
@@ -418,6 +418,7 @@ impl Router {
                 };
                 // What is dropped was counted and reported.
                 let _ = self.queue_message(peer, Class::Forward, &message);
+                self.queue_grew(now, peer);
             }
         }
     }

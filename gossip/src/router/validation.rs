@@ -145,7 +145,7 @@ impl Router {
                 if let Some(delivery) = self.delivery(index) {
                     self.outputs.push_back(Output::Deliver(delivery));
                 }
-                self.forward(index);
+                self.forward(now, index);
                 self.records.remember(index, self.config.history_bytes);
             }
             Acceptance::Reject => {
