@@ -158,6 +158,13 @@ pub trait StreamMuxer: Send {
     /// 2 s later at most). All streams read as reset.
     fn handle_input(&mut self, now: Instant, input: Bytes) -> Result<(), MuxError>;
 
+    /// Whether to read on. While it is false and the transport takes no more of what is to be sent, leave it unread: the
+    /// peer causes answers faster than it reads them, and one that opens streams beyond its limit is fine once it has
+    /// read that they are refused.
+    fn wants_input(&self) -> bool {
+        true
+    }
+
     /// Opens a stream. The peer learns of it with the first data, with `finish`, or by [`flush_open`](Self::flush_open).
     ///
     /// # Errors

@@ -55,6 +55,10 @@ pub(crate) struct Driver {
     received: u64,
     /// Bytes the muxer held when it last got some.
     held: usize,
+    /// The muxer wants nothing more to be read until something is written.
+    crowded: bool,
+    /// Nothing was read for that reason.
+    unread: bool,
     transmitter: Transmitter,
     /// Length of the unfinished record at the front of the slab, once known.
     record: Option<usize>,
@@ -117,6 +121,8 @@ impl Driver {
             slab,
             received: 0,
             held: 0,
+            crowded: false,
+            unread: false,
             transmitter,
             record: None,
             sleep: None,
@@ -132,6 +138,7 @@ impl Driver {
     /// Reads until the socket is drained or others should run. True when there may be more.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
         let mut total = 0;
+        self.unread = false;
         // What the handshake read too much is opened before the first read.
         let mut got = self.slab.pending().len();
         loop {
@@ -140,6 +147,11 @@ impl Driver {
             }
             if total >= READ_PER_TURN {
                 return Ok(true);
+            }
+            if self.must_write_first() {
+                self.unread = true;
+                self.slab.rest(total);
+                return Ok(false);
             }
             let (limit, switched) = self.slab.prepare(self.record, self.held);
             if switched {
@@ -164,6 +176,10 @@ impl Driver {
             total += got;
             self.received += got as u64;
         }
+    }
+
+    fn must_write_first(&self) -> bool {
+        self.crowded && self.transmitter.is_blocked()
     }
 
     /// Opens every whole record in the slab and hands the plaintext to the muxer.
@@ -199,7 +215,7 @@ impl Driver {
                 }
                 continue;
             }
-            self.held = feed(&self.shared, now, plaintext)?;
+            (self.held, self.crowded) = feed(&self.shared, now, plaintext)?;
         }
     }
 
@@ -271,7 +287,10 @@ impl Driver {
         }
         match &self.shared.state.lock().closed {
             Some(reason) => Err(reason.clone()),
-            None => Ok(again || self.write_failed.is_some()),
+            None => {
+                let again = again || (self.unread && !self.must_write_first());
+                Ok(again || self.write_failed.is_some())
+            }
         }
     }
 
@@ -292,6 +311,7 @@ impl Driver {
         state.stats.written = self.transmitter.written;
         state.stats.copied_out = self.transmitter.copied;
         state.unsent = self.transmitter.unsent();
+        self.crowded = !state.mux.wants_input();
         if !state.drain_wakers.is_empty() && state.queued() == 0 {
             for waker in state.drain_wakers.drain(..) {
                 waker.wake();
@@ -360,13 +380,17 @@ impl Driver {
 /// go-away code for a remote that broke the protocol.
 const GO_AWAY_PROTOCOL_ERROR: u32 = 1;
 
-/// Gives plaintext to the muxer. Returns how many bytes it holds then.
-pub(crate) fn feed(shared: &Shared, now: Instant, plaintext: Bytes) -> Result<usize, CloseReason> {
+/// Gives plaintext to the muxer. Returns how many bytes it holds then, and whether it wants no more for now.
+pub(crate) fn feed(
+    shared: &Shared,
+    now: Instant,
+    plaintext: Bytes,
+) -> Result<(usize, bool), CloseReason> {
     let mut state = shared.state.lock();
     let result = state.mux.handle_input(now, plaintext);
     state.drain_events(now);
     result.map_err(mux_reason)?;
-    Ok(state.mux.held())
+    Ok((state.mux.held(), !state.mux.wants_input()))
 }
 
 fn record_reason(error: OpenError) -> CloseReason {

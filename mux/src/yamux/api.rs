@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use barewire_base::TransmitBuf;
 use bytes::Bytes;
 
+use super::input::MANY_RESETS;
 use super::memory::Memory;
 use super::session::{Ended, Session, get};
 use super::stream::Stream;
@@ -187,6 +188,10 @@ impl StreamMuxer for Session {
 
     fn poll_transmit(&mut self, now: Instant, out: &mut TransmitBuf) -> bool {
         self.output(now, out)
+    }
+
+    fn wants_input(&self) -> bool {
+        self.resets.len() < MANY_RESETS
     }
 
     fn wants_transmit(&self) -> bool {

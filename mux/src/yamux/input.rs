@@ -21,9 +21,12 @@ const MAX_PONGS: usize = 32;
 /// Pings that found the pongs' queue full before the peer counts as flooding. Implementations send one each 10 to 30 s.
 const MAX_UNANSWERED_PINGS: u32 = 1_000;
 
-/// Resets that wait to be sent, after which a peer that still opens streams counts as flooding. More than one input can
-/// cause them, and an input of 64 KiB has up to 5,461 frames.
-const MAX_RESETS: usize = 16 << 10;
+/// Resets that wait to be sent, after which nothing more should be read until some are.
+pub(crate) const MANY_RESETS: usize = 1 << 10;
+
+/// Those after which a peer that still opens streams counts as flooding, because nobody minds the former. One read of
+/// 256 KiB has up to 21,845 frames.
+const MAX_RESETS: usize = 32 << 10;
 
 /// The payload that is being received.
 #[derive(Clone, Copy, Debug)]

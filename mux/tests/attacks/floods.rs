@@ -262,7 +262,9 @@ fn row_31_resets_that_nobody_reads() {
                 .collect();
             opened += 100;
             match session.handle_input(now, record.into()) {
-                Ok(()) => assert!(opened < 1_000_000, "the resets have no bound"),
+                Ok(()) if opened <= 1_000 => assert!(session.wants_input()),
+                // An owner that minds this is never told that it is flooded.
+                Ok(()) => assert!(opened <= 1_100 || !session.wants_input()),
                 Err(error) => break error,
             }
             for id in incoming(&mut session) {
@@ -272,7 +274,7 @@ fn row_31_resets_that_nobody_reads() {
         };
         println!("row 31: ended after {opened} streams, {name}");
         assert_eq!(error, MuxError::ReplyFlood);
-        assert!(opened <= 17_000, "{opened}");
+        assert!(opened <= 33_500, "{opened}");
         assert_eq!(sent(&mut session, now), [go_away(0x1002)]);
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    attacker::{Attacker, PING, RST, SYN, WINDOW, data, header, propose},
+    attacker::{Attacker, DATA, PING, RST, SYN, WINDOW, data, header, propose},
     full,
     rig::{Rig, Target},
     within,
@@ -65,27 +65,50 @@ fn held_opens(target: Target, opens: u32) -> usize {
     frames.extend_from_slice(&header(0, PING, SYN, 0, 0x77));
     let sealed = attacker.seal(&frames);
     let sending = std::thread::spawn(move || writer.write_all(&sealed));
-    let pong = header(0, PING, 2, 0, 0x77);
-    let mut answer = Vec::new();
+    let mut answer = Answer::default();
     // Pongs go first, so the last echo and the last resets may come behind it.
-    while !(answer.windows(12).any(|frame| frame == pong)
-        && contains(&answer, b"beforeafter", b"before", b"after"))
-    {
+    while !(answer.pong && answer.echoed.ends_with(b"beforeafter")) {
         let Some(record) = attacker.receive() else {
             assert!(target.sink, "the connection lives");
             break;
         };
-        answer.extend_from_slice(&record);
+        answer.take(&record);
     }
     sending.join().unwrap().unwrap();
-    let reset = |frame: &&[u8]| frame[..4] == [0, WINDOW, 0, RST as u8];
-    answer.windows(12).filter(reset).count()
+    answer.refused
 }
 
-/// Whether the echo of both messages is in the answer, in one piece or two.
-fn contains(answer: &[u8], whole: &[u8], first: &[u8], second: &[u8]) -> bool {
-    let has = |part: &[u8]| answer.windows(part.len()).any(|window| window == part);
-    has(whole) || (has(first) && has(second))
+/// What came back beside a flood of opens. Read frame by frame: who searches all of it again and again falls behind,
+/// and is cut off for that.
+#[derive(Default)]
+struct Answer {
+    unread: Vec<u8>,
+    /// Streams reset.
+    refused: usize,
+    /// A ping was answered.
+    pong: bool,
+    /// Data of all streams: there is one that gets any.
+    echoed: Vec<u8>,
+}
+
+impl Answer {
+    fn take(&mut self, record: &[u8]) {
+        self.unread.extend_from_slice(record);
+        let mut rest = &self.unread[..];
+        while let Some((header, behind)) = rest.split_first_chunk::<12>() {
+            let flags = u16::from_be_bytes([header[2], header[3]]);
+            let len = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
+            let body = if header[1] == DATA { len } else { 0 };
+            let Some((body, behind)) = behind.split_at_checked(body) else {
+                break;
+            };
+            self.echoed.extend_from_slice(body);
+            self.refused += usize::from(header[1] == WINDOW && flags == RST);
+            self.pong |= header[1] == PING;
+            rest = behind;
+        }
+        self.unread = rest.to_vec();
+    }
 }
 
 /// Row 30: opens that are held. Streams that carry on beside them on the same connection lose nothing.
