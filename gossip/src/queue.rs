@@ -1,6 +1,6 @@
 //! What waits to be sent to one peer: bounded, in classes, cut into frames the peer accepts.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use barewire_base::varint;
 use bytes::{Bytes, BytesMut};
@@ -105,6 +105,8 @@ pub(crate) struct SendQueue {
     pub(crate) lossy: bool,
     /// Messages dropped.
     pub(crate) dropped: u64,
+    /// Until when the last frame may take because it is long.
+    pub(crate) patience: Option<Instant>,
 }
 
 impl SendQueue {

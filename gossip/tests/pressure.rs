@@ -10,8 +10,8 @@ mod common;
 
 use std::time::Duration;
 
-use barewire_gossip::{Author, Config, PeerKey, Version};
-use common::{Victim, graft, keypair, message, publish, subscribe};
+use barewire_gossip::{Author, Config, NewPeer, PeerKey, PeerLimits, Version};
+use common::{Victim, graft, keypair, message, publish, subscribe, with};
 
 /// A relay, who publishes through it, and who gets it.
 struct Chain {
@@ -24,10 +24,18 @@ struct Chain {
 
 impl Chain {
     fn new() -> Self {
-        let mut relay = Victim::new(&Config::default());
+        let long = 8 << 20;
+        let config = with(Config::default(), |config| {
+            config.topic_defaults.max_message_size = long;
+        });
+        let mut relay = Victim::new(&config);
         relay.net.subscribe(0, "t");
-        let [source, sink] = [(), ()].map(|()| {
-            let peer = relay.attacker(Version::V1_2);
+        let [source, sink] = [1, 2].map(|n| {
+            let new = NewPeer::new(keypair(n).peer_id(), Version::V1_2);
+            let new = new.limits(PeerLimits::uniform(2 * long));
+            let now = relay.net.now;
+            let peer = relay.router().connect(now, new).unwrap();
+            relay.raw.push(peer);
             relay.send(peer, &subscribe("t"));
             relay.send(peer, &graft("t"));
             relay.take(peer);
@@ -123,6 +131,25 @@ fn a_slow_peer_holds_nobody_up_for_longer_than_a_quarter_second() {
         chain.dropped(),
         chain.sent
     );
+}
+
+#[test]
+fn a_long_message_may_take_its_time() {
+    let mut chain = Chain::new();
+    // It is a frame by itself, and being written.
+    let rpc = publish(message(&chain.author, "t", vec![1; 4 << 20]));
+    let (source, sink, now) = (chain.source, chain.sink, chain.relay.net.now);
+    chain.relay.send(source, &rpc);
+    let frame = chain.relay.router().next_frame(now, sink).unwrap();
+    assert!(frame.len > 4 << 20);
+    chain.send(1_000);
+    chain.pass(Duration::from_millis(400));
+    assert!(
+        !chain.is_read(),
+        "4 MiB take half a second at 8 MiB a second"
+    );
+    chain.pass(Duration::from_millis(200));
+    assert!(chain.is_read());
 }
 
 #[test]

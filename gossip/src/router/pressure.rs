@@ -48,12 +48,14 @@ impl Router {
 
     /// Something was queued for a peer.
     pub(super) fn queue_grew(&mut self, now: Instant, index: u32) {
-        let fill = self.peers.get(index).map(|peer| &peer.queue);
-        let crowded = fill.is_some_and(|queue| self.is_filled(queue, 4));
-        if crowded && self.crowded.iter().all(|crowded| crowded.peer != index) {
+        let Some(queue) = self.peers.get(index).map(|peer| &peer.queue) else {
+            return;
+        };
+        if self.is_filled(queue, 4) && self.crowded.iter().all(|c| c.peer != index) {
+            let look = now + WINDOW;
             self.crowded.push(Crowded {
                 peer: index,
-                look: now + WINDOW,
+                look: queue.patience.map_or(look, |until| until.max(look)),
                 bytes: 0,
                 messages: 0,
                 slow: false,
@@ -63,6 +65,11 @@ impl Router {
 
     /// A peer took a frame.
     pub(super) fn queue_shrank(&mut self, now: Instant, index: u32, frame: &OutFrame) {
+        let time = WINDOW.mul_f64(frame.len as f64 / FAST_BYTES as f64);
+        let patience = (frame.len > FAST_BYTES).then(|| now + time.min(LONG_FRAME));
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.queue.patience = patience;
+        }
         let Some(at) = self.crowded.iter().position(|c| c.peer == index) else {
             return;
         };
@@ -72,10 +79,7 @@ impl Router {
         } else if let Some(crowded) = self.crowded.get_mut(at) {
             crowded.bytes = crowded.bytes.saturating_add(frame.len);
             crowded.messages += frame.messages;
-            if frame.len > FAST_BYTES {
-                let time = WINDOW.mul_f64(frame.len as f64 / FAST_BYTES as f64);
-                crowded.look = crowded.look.max(now + time.min(LONG_FRAME));
-            }
+            crowded.look = patience.map_or(crowded.look, |until| until.max(crowded.look));
         }
     }
 
