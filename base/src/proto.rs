@@ -102,20 +102,22 @@ pub struct Field<'a> {
     pub value: Value<'a>,
 }
 
-/// A field's value by wire type. Fixed-width values are read by no message decoded by hand, so
-/// they are only stepped over.
+/// A field's value by wire type. No message decoded by hand has a field of four bytes, so those are
+/// only stepped over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// Wire type 0.
     Varint(u64),
-    /// Wire type 1 or 5.
-    Fixed,
+    /// Wire type 1, little-endian.
+    Fixed64(u64),
     /// Wire type 2.
     Bytes(&'a [u8]),
     /// Wire type 3. The fields of the group follow.
     StartGroup,
     /// Wire type 4.
     EndGroup,
+    /// Wire type 5.
+    Fixed32,
 }
 
 /// Reads the fields of a message one after another.
@@ -147,8 +149,8 @@ impl<'a> Fields<'a> {
         let value = match tag & 7 {
             0 => Value::Varint(self.varint()?),
             1 => {
-                self.take(8)?;
-                Value::Fixed
+                let bytes = self.take(8)?.first_chunk();
+                Value::Fixed64(u64::from_le_bytes(*bytes.ok_or(ScanError::Truncated)?))
             }
             2 => {
                 let len = self.varint()?;
@@ -158,7 +160,7 @@ impl<'a> Fields<'a> {
             4 => Value::EndGroup,
             5 => {
                 self.take(4)?;
-                Value::Fixed
+                Value::Fixed32
             }
             _ => return Err(ScanError::WireType),
         };
@@ -197,6 +199,12 @@ impl<'a> Fields<'a> {
 pub fn put_varint_field(number: u32, value: u64, out: &mut impl BufMut) {
     varint::encode(u64::from(number) << 3, out);
     varint::encode(value, out);
+}
+
+/// Appends a field of eight bytes, zero included.
+pub fn put_fixed64_field(number: u32, value: u64, out: &mut impl BufMut) {
+    varint::encode(u64::from(number) << 3 | 1, out);
+    out.put_u64_le(value);
 }
 
 /// Appends a bytes field, empty ones included.
