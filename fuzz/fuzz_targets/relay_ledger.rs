@@ -36,6 +36,7 @@ enum KeeperOp {
     Reserved { ttl: u16 },
     Failed { refused: bool, random: f64 },
     Lost(u8),
+    Wanted(u8),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -170,6 +171,10 @@ fn keeper(relays: u8, wanted: u8, ops: &[KeeperOp]) {
                 }
             }
             KeeperOp::Lost(relay) => keeper.lost(now, relay.into()),
+            KeeperOp::Wanted(count) => {
+                config.wanted = usize::from(count % 4);
+                keeper.set_wanted(now, config.wanted);
+            }
         }
     }
 }

@@ -186,8 +186,8 @@ impl Keeper {
         let pause = pause.min(self.config.max_pause).mul_f64(1.0 - random / 4.0);
         let kept = matches!(relay.state, State::Asking { kept: true });
         let over = relay.end.is_none_or(|end| end <= now);
-        if kept && failure == Failure::Unreachable && relay.failures < self.config.attempts && !over
-        {
+        let again = relay.failures < self.config.attempts && self.config.wanted > 0;
+        if kept && failure == Failure::Unreachable && again && !over {
             relay.state = State::Lost(now + pause);
         } else if kept {
             self.give_up(now, number, pause);
@@ -214,6 +214,27 @@ impl Keeper {
                 State::Held { .. } | State::Lost(_) | State::Asking { kept: true }
             )
         })
+    }
+
+    /// From now on this many reservations are wanted, in place of [`KeeperConfig::wanted`]. Those beyond are given up, the last in the
+    /// order first.
+    pub fn set_wanted(&mut self, now: Instant, wanted: usize) {
+        self.config.wanted = wanted;
+        while self.held() > wanted
+            && let Some(last) = self
+                .relays
+                .iter()
+                .rposition(|relay| matches!(relay.state, State::Held { .. }))
+        {
+            self.give_up(now, last, Duration::ZERO);
+        }
+        if wanted == 0 {
+            for number in 0..self.relays.len() {
+                if matches!(self.relays[number].state, State::Lost(_)) {
+                    self.give_up(now, number, Duration::ZERO);
+                }
+            }
+        }
     }
 
     /// How many relays are reserved now.
@@ -282,6 +303,28 @@ mod tests {
         assert_eq!(drain(&mut keeper, at), [Action::Reserve(0)]);
         keeper.reserved(at, 0, HOUR);
         assert_eq!((keeper.held(), drain(&mut keeper, at)), (1, vec![]));
+    }
+
+    #[test]
+    fn none_are_kept_while_none_are_wanted() {
+        let now = Instant::now();
+        let mut keeper = Keeper::new(KeeperConfig::default(), 3, now);
+        drain(&mut keeper, now);
+        keeper.reserved(now, 0, HOUR);
+        keeper.reserved(now, 1, HOUR);
+        keeper.lost(now, 1);
+        assert_eq!(drain(&mut keeper, now), [Action::Reserve(1)]);
+        keeper.set_wanted(now, 0);
+        assert_eq!(drain(&mut keeper, now), [Action::Drop(0)]);
+        // What was asked for meanwhile is let go when it comes.
+        keeper.reserved(now, 1, HOUR);
+        assert_eq!(drain(&mut keeper, now), [Action::Drop(1)]);
+        assert_eq!((keeper.held(), keeper.poll_timeout()), (0, None));
+        keeper.set_wanted(now, 2);
+        assert_eq!(
+            drain(&mut keeper, now),
+            [Action::Reserve(0), Action::Reserve(1)]
+        );
     }
 
     #[test]
