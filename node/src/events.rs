@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use barewire_base::{Multiaddr, PeerId};
+use barewire_nat::autonat::{Reachability, TestedAddr};
 use barewire_transport::{CloseReason, LocalReason, Role, UpgradeError};
 use tokio::sync::broadcast;
 
@@ -45,6 +46,13 @@ pub enum Event {
     RelayAddressLost {
         /// The address, `/p2p-circuit` at its end.
         addr: Multiaddr,
+    },
+    /// What is known of the addresses at which others can reach this node has changed.
+    Reachability {
+        /// Of the node.
+        reachability: Reachability,
+        /// Of each address.
+        addrs: Vec<TestedAddr>,
     },
     /// Work on a direct connection beside a relayed one.
     HolePunch {

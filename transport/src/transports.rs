@@ -243,6 +243,15 @@ impl Transports {
         }
     }
 
+    /// Whether an address names an IP, or a process of this machine, and a transport that this node can dial it with.
+    #[must_use]
+    pub fn can_dial(&self, addr: &Multiaddr) -> bool {
+        let quic = addr.to_quic().is_some() && self.quic.is_some();
+        let others =
+            WsAddr::of(addr).is_some() || addr.to_tcp().is_some() || memory_port(addr).is_some();
+        (quic || others) && self.check_private(addr).is_ok()
+    }
+
     /// Refuses what must not be used with, or without, a pre-shared key.
     fn check_private(&self, addr: &Multiaddr) -> Result<(), TransportError> {
         if self.upgrade.psk.is_none() {

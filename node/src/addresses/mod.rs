@@ -4,9 +4,10 @@ mod interfaces;
 mod observed;
 mod scope;
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use barewire_base::Multiaddr;
+use barewire_nat::autonat::{Reachability, TestedAddr};
 
 pub use self::observed::{Ignored, Observation, Observed, ObservedConfig};
 pub(crate) use self::{interfaces::Interfaces, scope::Scope};
@@ -29,6 +30,9 @@ pub(crate) struct Addresses {
     interfaces: Option<Vec<IpAddr>>,
     /// Those that lead here through relays.
     relayed: Vec<Multiaddr>,
+    /// What others say of some of them when they are asked to dial.
+    tested: Vec<TestedAddr>,
+    reachability: Reachability,
     pub(crate) observed: Observed,
 }
 
@@ -38,6 +42,8 @@ impl Addresses {
             bound: Vec::new(),
             interfaces: None,
             relayed: Vec::new(),
+            tested: Vec::new(),
+            reachability: Reachability::Unknown,
             observed: Observed::new(observed),
         }
     }
@@ -56,6 +62,33 @@ impl Addresses {
 
     pub(crate) fn set_relayed(&mut self, addrs: Vec<Multiaddr>) {
         self.relayed = addrs;
+    }
+
+    pub(crate) fn tested(&self) -> (Reachability, &[TestedAddr]) {
+        (self.reachability, &self.tested)
+    }
+
+    pub(crate) fn set_tested(&mut self, reachability: Reachability, tested: Vec<TestedAddr>) {
+        (self.reachability, self.tested) = (reachability, tested);
+    }
+
+    /// What peers are told, what the world can reach first: the last ones may not fit a message. An address that servers have dialled
+    /// in vain is left out, and one at which they came through is among them, whoever thought of it.
+    pub(crate) fn announced(&self) -> Vec<Multiaddr> {
+        let tested = |as_what| {
+            let tested = self.tested.iter();
+            tested.filter(move |tested| tested.reachability == as_what)
+        };
+        let in_vain: HashSet<_> = tested(Reachability::Private).map(|of| &of.addr).collect();
+        let mut announced: Vec<_> = tested(Reachability::Public)
+            .map(|of| of.addr.clone())
+            .collect();
+        announced.extend_from_slice(self.observed.confirmed());
+        announced.extend_from_slice(&self.relayed);
+        announced.extend(self.listening());
+        let mut seen = HashSet::new();
+        announced.retain(|addr| !in_vain.contains(addr) && seen.insert(addr.clone()));
+        announced
     }
 
     pub(crate) fn set_interfaces(&mut self, ips: Vec<IpAddr>) {
@@ -82,7 +115,7 @@ impl Addresses {
             let concrete = ips.into_iter().filter_map(|ip| addr.with_ip(*ip));
             all.extend(concrete.take(MAX_PER_WILDCARD));
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         all.retain(|addr| seen.insert(addr.clone()));
         all
     }
@@ -148,5 +181,36 @@ mod tests {
         let many = (0..1_000u32).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes()));
         addresses.set_interfaces(many.collect());
         assert!(addresses.listening().len() <= 3 * MAX_PER_WILDCARD + 2);
+    }
+
+    #[test]
+    fn what_others_cannot_reach_is_not_announced() {
+        let mut addresses = Addresses::new(ObservedConfig::default());
+        let [tcp, quic] = ["/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.8/udp/1/quic-v1"];
+        let near = "/ip4/10.0.0.1/tcp/1";
+        for addr in addrs(&[tcp, quic, near]) {
+            addresses.bind(addr);
+        }
+        addresses.set_relayed(addrs(&["/ip4/9.9.9.9/tcp/1/p2p-circuit"]));
+        let relayed = "/ip4/9.9.9.9/tcp/1/p2p-circuit";
+        assert_eq!(
+            addresses.announced(),
+            addrs(&[relayed, tcp, quic, near]),
+            "nothing is known"
+        );
+        // What servers say, who dial one port in vain, and get through at one of a router.
+        let mut client = barewire_nat::autonat::Client::new(Default::default());
+        client.set_addresses(
+            std::time::Instant::now(),
+            addrs(&[tcp, quic, "/ip4/1.1.1.1/tcp/1"]),
+        );
+        let mut tested = client.tested();
+        tested[0].reachability = Reachability::Private;
+        tested[2].reachability = Reachability::Public;
+        addresses.set_tested(Reachability::Public, tested);
+        assert_eq!(
+            addresses.announced(),
+            addrs(&["/ip4/1.1.1.1/tcp/1", relayed, quic, near])
+        );
     }
 }

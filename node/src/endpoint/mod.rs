@@ -16,6 +16,7 @@ use std::{
 };
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
+use barewire_nat::autonat::{Reachability, TestedAddr};
 use barewire_security::{noise, tls};
 use barewire_transport::{
     Connection, Security, TransportConfig, Transports, UpgradeConfig, ws::Certificate,
@@ -65,6 +66,11 @@ pub struct State {
     pub external_addrs: Vec<Multiaddr>,
     /// Addresses that lead to this node through relays it has reservations at, `/p2p-circuit` at their end.
     pub relay_addrs: Vec<Multiaddr>,
+    /// Whether others can open connections to this node, as far as an [AutoNAT client](crate::protocols::autonat::AutonatClient) has
+    /// found out.
+    pub reachability: Reachability,
+    /// What it has found out about each address.
+    pub tested_addrs: Vec<TestedAddr>,
     /// Established connections.
     pub connections: usize,
     /// Peers with at least one connection.

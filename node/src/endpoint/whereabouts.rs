@@ -1,15 +1,22 @@
 //! Where this node is and where its peers are: listeners, interfaces, what others observe, the peer
 //! book.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use barewire_base::{Multiaddr, PeerId};
+use barewire_nat::autonat::{Reachability, TestedAddr};
 use barewire_transport::Connection;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Shared;
+use super::{Shared, State};
 use crate::{
-    addresses::{Addresses, Ignored, Interfaces, Observation},
+    addresses::{Addresses, Ignored, Interfaces, Observation, Scope},
     error::BindError,
     events::Event,
     peer_book::{PeerBook, PeerBookConfig, PeerBookError},
@@ -20,6 +27,8 @@ use crate::{
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// Addresses that too few others see to be announced, and that are tested all the same (own choice: anybody may invent them).
+const MAX_SEEN: usize = 4;
 
 /// Opens the peer book off the runtime's threads: it reads a file.
 pub(super) async fn open_book(config: PeerBookConfig) -> Result<PeerBook, BindError> {
@@ -51,22 +60,30 @@ impl Shared {
         addresses.observed.set_listening(&listening);
         let external = addresses.observed.confirmed().to_vec();
         let relayed = addresses.relayed().to_vec();
+        let (reachability, tested) = addresses.tested();
+        let tested = tested.to_vec();
         let (old_listening, old_external, old_relayed) = {
             let state = self.state.borrow();
             let external = state.external_addrs.clone();
             (state.addresses.clone(), external, state.relay_addrs.clone())
         };
+        let known = |state: &State| (state.reachability, states(&state.tested_addrs));
+        let old_known = known(&self.state.borrow());
         let bound = addresses.bound();
         self.state.send_if_modified(|state| {
             let changed = state.listen_addrs != bound
                 || state.addresses != listening
                 || state.external_addrs != external
-                || state.relay_addrs != relayed;
+                || state.relay_addrs != relayed
+                || state.reachability != reachability
+                || state.tested_addrs != tested;
             if changed {
                 state.listen_addrs = bound.to_vec();
                 state.addresses.clone_from(&listening);
                 state.external_addrs.clone_from(&external);
                 state.relay_addrs.clone_from(&relayed);
+                state.reachability = reachability;
+                state.tested_addrs.clone_from(&tested);
             }
             changed
         });
@@ -94,13 +111,65 @@ impl Shared {
             tracing::info!(%addr, "reached through a relay");
             self.events.emit(|| Event::RelayAddress { addr });
         }
-        // What the world can reach comes first: the last ones may not fit a message.
-        let mut announced = external;
-        announced.extend(relayed);
-        announced.extend(listening);
+        // Another server that says the same is no news.
+        if old_known != (reachability, states(&tested)) {
+            tracing::info!(%reachability, ?tested, "what others can reach of this node");
+            self.events.emit(|| Event::Reachability {
+                reachability,
+                addrs: tested,
+            });
+        }
+        let announced = addresses.announced();
         if self.local.borrow().listen_addrs != announced {
             self.change_local(|local| (announced, Arc::clone(&local.registry)));
         }
+    }
+
+    /// The addresses at which this node may be reachable, the likeliest first: its own that `may` accepts, those at which others see
+    /// it, and its ports at the IP address at which most see it, which a router may have been told to lead here.
+    pub(crate) fn testable(&self, may: impl Fn(&Multiaddr) -> bool) -> Vec<Multiaddr> {
+        let (listening, mut all) = {
+            let addresses = self.addresses.lock();
+            let mut all = addresses.observed.confirmed().to_vec();
+            let listening = addresses.listening();
+            all.extend(listening.iter().filter(|addr| may(addr)).cloned());
+            all.extend(addresses.observed.seen().into_iter().take(MAX_SEEN));
+            (listening, all)
+        };
+        for ip in self.seen_ips() {
+            let here = listening.iter().any(|addr| addr.ip() == Some(ip));
+            let ports = listening.iter().filter(|_| !here);
+            all.extend(ports.filter_map(|addr| addr.with_ip(ip)));
+        }
+        let mut seen = HashSet::new();
+        all.retain(|addr| may(addr) && seen.insert(addr.clone()));
+        all
+    }
+
+    /// The public IP addresses of either family at which most public peers see this node, from whatever port it has reached them.
+    fn seen_ips(&self) -> Vec<IpAddr> {
+        let mut votes: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for (connection, info) in self.table.lock().identified() {
+            let ips = info.observed_addr.as_ref().and_then(Multiaddr::ip);
+            let ips = ips.zip(connection.info().remote_addr.ip());
+            if let Some((seen, by)) = ips
+                && [seen, by].map(Scope::of) == [Scope::Public; 2]
+            {
+                *votes.entry(seen).or_default() += 1;
+            }
+        }
+        let best = |v6| {
+            let of_family = votes.iter().filter(move |(ip, _)| ip.is_ipv6() == v6);
+            of_family
+                .max_by_key(|(_, votes)| **votes)
+                .map(|(ip, _)| *ip)
+        };
+        [false, true].into_iter().filter_map(best).collect()
+    }
+
+    /// Connections of identified peers, with what those say.
+    pub(crate) fn identified(&self) -> Vec<(Connection, Arc<PeerInfo>)> {
+        self.table.lock().identified()
     }
 
     /// Where anybody sees this node.
@@ -162,6 +231,11 @@ impl Shared {
         let listening = addresses.listening();
         addresses.observed.observe(now, &observation, &listening)
     }
+}
+
+fn states(tested: &[TestedAddr]) -> Vec<(Multiaddr, Reachability)> {
+    let states = tested.iter().map(|of| (of.addr.clone(), of.reachability));
+    states.collect()
 }
 
 /// Those of `all` that are not in `among`.

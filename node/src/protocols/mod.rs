@@ -1,5 +1,6 @@
 //! The protocols a node speaks, one module each.
 
+pub mod autonat;
 pub mod dcutr;
 pub mod echo;
 pub(crate) mod frame;

@@ -6,9 +6,12 @@ use std::{
 };
 
 use barewire_base::{Multiaddr, PeerId, Protocol};
-use barewire_nat::relay::{
-    Action, Failure, HOP_PROTOCOL, HopMessage, Keeper, KeeperConfig, Limit, STOP_PROTOCOL, Status,
-    StopMessage, Voucher,
+use barewire_nat::{
+    autonat::Reachability,
+    relay::{
+        Action, Failure, HOP_PROTOCOL, HopMessage, Keeper, KeeperConfig, Limit, STOP_PROTOCOL,
+        Status, StopMessage, Voucher,
+    },
 };
 use barewire_transport::{Connection, LocalReason, RawConnection, Role, Stream};
 use tokio::{
@@ -25,7 +28,7 @@ use crate::{
     Endpoint, RouterBuilder,
     addresses::Addresses,
     dial::{DialTarget, Whom},
-    endpoint::WeakEndpoint,
+    endpoint::{State, WeakEndpoint},
     incidents::Incident,
     manager::{Gated, now},
     protocols::dcutr::HolePuncher,
@@ -43,6 +46,10 @@ const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 pub struct RelayClientConfig {
     /// When relays are asked.
     pub keeper: KeeperConfig,
+    /// Whether relays are used only while this node is not known to be reachable without them, see
+    /// [`State::reachability`](crate::State::reachability), and for how long the answer is waited for before the first is asked.
+    /// Default `None`: always.
+    pub unless_public: Option<Duration>,
     /// How long reaching a relay and its answer may take. Default 15 s (own choice: as dialling an address).
     pub timeout: Duration,
     /// What works on a direct connection beside each that comes through a relay. Default: nothing does.
@@ -55,6 +62,7 @@ impl Default for RelayClientConfig {
     fn default() -> Self {
         Self {
             keeper: KeeperConfig::default(),
+            unless_public: None,
             timeout: Duration::from_secs(15),
             puncher: None,
             max_pending: 16,
@@ -142,6 +150,8 @@ impl RelayClient {
             failed: whole.iter().map(|_| None).collect(),
             relays: whole,
             timeout: config.timeout,
+            wanted: config.keeper.wanted,
+            node: endpoint.state(),
             state: sender,
             asking: JoinSet::new(),
             watching: JoinSet::new(),
@@ -149,7 +159,7 @@ impl RelayClient {
         let start = Arc::clone(&started);
         let task = endpoint.spawn_until_stop(async move {
             start.notified().await;
-            keeping.run().await;
+            keeping.run(config.unless_public).await;
         });
         Ok(Self(Arc::new(Owner {
             state,
@@ -203,6 +213,9 @@ struct Keeping {
     held: Vec<Option<Held>>,
     failed: Vec<Option<RelayError>>,
     timeout: Duration,
+    /// Reservations to have while they are of use.
+    wanted: usize,
+    node: watch::Receiver<State>,
     state: watch::Sender<RelayState>,
     asking: JoinSet<(usize, Result<Granted, RelayError>)>,
     /// One for each reservation; ends with its connection.
@@ -210,8 +223,27 @@ struct Keeping {
 }
 
 impl Keeping {
-    async fn run(mut self) {
+    /// With `unless_public`, keeps reservations only while the node is not known to be reachable without; what is known until then is
+    /// waited for so long.
+    async fn run(mut self, unless_public: Option<Duration>) {
+        if let Some(patience) = unless_public {
+            let known = |state: &State| state.reachability != Reachability::Unknown;
+            drop(tokio::time::timeout(patience, self.node.wait_for(known)).await);
+        }
+        let mut public = false;
         loop {
+            if unless_public.is_some() {
+                let now_public = self.node.borrow_and_update().reachability == Reachability::Public;
+                if now_public != public {
+                    public = now_public;
+                    tracing::info!(
+                        public,
+                        "relays are used while others cannot reach this node"
+                    );
+                    let wanted = if public { 0 } else { self.wanted };
+                    self.keeper.set_wanted(now(), wanted);
+                }
+            }
             while let Some(action) = self.keeper.poll(now()) {
                 match action {
                     Action::Reserve(number) => self.ask(number),
@@ -232,6 +264,11 @@ impl Keeping {
                     // One that was aborted watched a connection that does not matter any more.
                     if let Ok(number) = done {
                         self.keeper.lost(now(), number);
+                    }
+                }
+                changed = self.node.changed(), if unless_public.is_some() => {
+                    if changed.is_err() {
+                        return;
                     }
                 }
                 () = crate::endpoint::sleep_until(next.map(Into::into)) => {}
