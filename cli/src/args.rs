@@ -349,6 +349,8 @@ pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) relay: crate::relay::RelayArgs,
     #[command(flatten)]
+    pub(crate) autonat: crate::autonat::AutonatArgs,
+    #[command(flatten)]
     pub(crate) discovery: DiscoveryArgs,
     /// PEM file with the certificate chain for /tls/ws addresses.
     #[arg(long, value_name = "FILE", requires = "ws_key")]

@@ -20,6 +20,7 @@ use crate::{
     allocator,
     announce::Announcer,
     args::{IdArgs, ListenArgs, NodeArgs, Security},
+    autonat,
     failure::Failure,
     gossip, metrics, output, relay, watch,
 };
@@ -160,6 +161,7 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         router = point.register(router);
     }
     let (router, relayed) = relay::register(&endpoint, router, &args.relay)?;
+    let (router, tested) = autonat::register(&endpoint, router, &args.autonat).await?;
     let router = router.spawn()?;
     if let Some(gossip) = &gossip {
         for topic in &args.topic {
@@ -176,6 +178,9 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
         }
     }
     told.spawn(announcer.follow());
+    if let Some(client) = tested {
+        told.spawn(autonat::follow(client, endpoint.state(), args.node.json));
+    }
     if let Some(client) = relayed {
         told.spawn(relay::follow(client, endpoint.peer_id(), args.node.json));
     }

@@ -3,6 +3,7 @@
 mod allocator;
 mod announce;
 mod args;
+mod autonat;
 mod bench;
 mod dial;
 mod discovery;

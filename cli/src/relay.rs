@@ -22,6 +22,9 @@ use crate::{
     output,
 };
 
+/// How long it is waited for word whether the node needs relays (own choice: the answers of servers that dial in vain take 10 s).
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Options of relaying.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RelayArgs {
@@ -67,6 +70,9 @@ pub(crate) struct RelayArgs {
     /// Be reached through this relay, for example /ip4/192.0.2.1/tcp/4001/p2p/12D3…; may be repeated: two of them are used at a time.
     #[arg(long, value_name = "ADDR")]
     relay: Vec<Multiaddr>,
+    /// Use relays only while others cannot reach this node otherwise.
+    #[arg(long, requires = "relay")]
+    relay_auto: bool,
     /// Name and dial private addresses too when a relayed connection is to become a direct one.
     #[arg(long)]
     punch_private: bool,
@@ -99,6 +105,7 @@ pub(crate) fn register(
     }
     let mut config = RelayClientConfig::default();
     config.puncher = Some(puncher);
+    config.unless_public = args.relay_auto.then_some(PATIENCE);
     let client = RelayClient::new(endpoint, args.relay.clone(), config)?;
     Ok((client.register(router), Some(client)))
 }

@@ -18,6 +18,8 @@ const usage = `usage:
   peer-go listen --relay ADDR [--punch-addr MULTIADDR]...
   peer-go listen --connect ADDR [--punch-addr MULTIADDR]...
   peer-go listen --rendezvous-server | --mdns
+  peer-go listen --autonat-server [--v1]
+  peer-go autonat ADDR --listen MULTIADDR --test-addr MULTIADDR [--v1]
   peer-go rendezvous register|discover|unregister ADDR --ns NS [--ttl SECONDS] [--limit N]
 options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --psk FILE --timeout SECONDS --json
          --ws-cert FILE --ws-key FILE --ws-ca FILE
@@ -67,6 +69,7 @@ func run(args []string) error {
 		"bench streams":     benchStreams,
 		"bench connections": benchConnections,
 
+		"autonat":               askAutonat,
 		"rendezvous register":   rendezvousRegister,
 		"rendezvous discover":   rendezvousDiscover,
 		"rendezvous unregister": rendezvousUnregister,

@@ -68,6 +68,10 @@ type options struct {
 	verbose        bool
 	quiet          bool
 
+	autonatServer bool
+	testAddrs     stringList
+	v1            bool
+
 	rendezvousServer bool
 	mdns             bool
 	ns               string
@@ -123,6 +127,9 @@ func parseOptions(args []string) (*options, error) {
 	set.BoolVar(&opts.leave, "leave", false, "unsubscribe after the last message and stay connected")
 	set.BoolVar(&opts.verbose, "verbose", false, "an event per message and per change of a mesh")
 	set.BoolVar(&opts.quiet, "quiet", false, "no event per message")
+	set.BoolVar(&opts.autonatServer, "autonat-server", false, "dial those that ask for it")
+	set.Var(&opts.testAddrs, "test-addr", "own address to ask a server about")
+	set.BoolVar(&opts.v1, "v1", false, "AutoNAT of version 1 alone")
 	set.BoolVar(&opts.rendezvousServer, "rendezvous-server", false, "be a rendezvous point")
 	set.BoolVar(&opts.mdns, "mdns", false, "find peers by mDNS, and tell of each")
 	set.StringVar(&opts.ns, "ns", "", "namespace at a rendezvous point")

@@ -53,6 +53,11 @@ func listen(opts *options) error {
 		}
 	}
 
+	if opts.autonatServer {
+		if err := serveAutonat(opts, h); err != nil {
+			return err
+		}
+	}
 	if opts.rendezvousServer {
 		if err := serveRendezvous(ctx, h); err != nil {
 			return err
