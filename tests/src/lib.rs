@@ -1,11 +1,13 @@
 //! Helpers of the tests that need more than one process: foreign peers built on demand, processes that speak
-//! JSON lines, control groups, and networks with latency.
+//! JSON lines, control groups, network namespaces, and links with latency.
 
 use std::time::Duration;
 
 pub mod attack;
 pub mod cgroup;
 pub mod debian;
+pub mod nat;
+pub mod netns;
 pub mod peers;
 pub mod process;
 pub mod usage;

@@ -6,7 +6,6 @@
 use std::{
     io,
     path::Path,
-    process::{Command as StdCommand, Stdio},
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
@@ -19,7 +18,10 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::process::Command;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use crate::process::Failure;
+use crate::{
+    netns::{self, Netns},
+    process::Failure,
+};
 
 /// Address of the near side.
 pub const NEAR: &str = "10.199.0.1";
@@ -44,37 +46,67 @@ pub struct Link {
 /// The two namespaces, deleted when dropped.
 #[derive(Debug)]
 pub struct Wan {
-    near: String,
-    far: String,
-    threads: Vec<JoinHandle<()>>,
+    // It ends first.
+    _cable: Cable,
+    near: Netns,
+    far: Netns,
 }
 
 impl Wan {
-    /// Lays the link. `name` tells it from other links of this process and has at most four characters.
-    pub fn new(name: &str, link: Link) -> Result<Self, Failure> {
-        let id = std::process::id();
-        let mut wan = Self {
-            near: format!("bw{id}{name}n"),
-            far: format!("bw{id}{name}f"),
-            threads: Vec::new(),
-        };
-        let near = Arc::new(side(&wan.near, NEAR)?);
-        let far = Arc::new(side(&wan.far, FAR)?);
-        wan.direction(Arc::clone(&near), Arc::clone(&far), link, 0);
-        wan.direction(far, near, link, 1);
-        Ok(wan)
+    /// Lays the link.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn new(link: Link) -> Result<Self, Failure> {
+        let (near, far) = (Netns::new("near")?, Netns::new("far")?);
+        let cable = Cable::lay((&near, "eth0"), (&far, "eth0"), link)?;
+        for (side, addr) in [(&near, NEAR), (&far, FAR)] {
+            side.ip(&format!("addr add {addr}/24 dev eth0"))?;
+        }
+        Ok(Self {
+            _cable: cable,
+            near,
+            far,
+        })
     }
 
     /// A command that runs in the namespace with address [`NEAR`].
     #[must_use]
     pub fn near(&self, program: &Path) -> Command {
-        within(&self.near, program)
+        self.near.command(program)
     }
 
     /// A command that runs in the namespace with address [`FAR`].
     #[must_use]
     pub fn far(&self, program: &Path) -> Command {
-        within(&self.far, program)
+        self.far.command(program)
+    }
+}
+
+/// A cable between two namespaces on which packets take their time; without link addresses, so that there is one neighbour. It ends
+/// when dropped, which must be before the namespaces.
+#[derive(Debug)]
+pub struct Cable {
+    /// Namespaces and interfaces.
+    ends: [(String, String); 2],
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Cable {
+    /// Between interfaces that come to be, both up.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn lay(near: (&Netns, &str), far: (&Netns, &str), link: Link) -> Result<Self, Failure> {
+        let mut cable = Self {
+            ends: [near, far].map(|(at, port)| (at.name().to_owned(), port.to_owned())),
+            threads: Vec::new(),
+        };
+        let near = Arc::new(plug(near)?);
+        let far = Arc::new(plug(far)?);
+        cable.direction(Arc::clone(&near), Arc::clone(&far), link, 0);
+        cable.direction(far, near, link, 1);
+        Ok(cable)
     }
 
     fn direction(&mut self, from: Arc<SyncDevice>, to: Arc<SyncDevice>, link: Link, salt: u64) {
@@ -88,11 +120,11 @@ impl Wan {
     }
 }
 
-impl Drop for Wan {
+impl Drop for Cable {
     fn drop(&mut self) {
-        for namespace in [&self.near, &self.far] {
-            // Takes the device along, which ends the threads that read it.
-            drop(ip(&["netns", "del", namespace]));
+        for end in &self.ends {
+            // That ends the threads that read it.
+            drop(netns::ip_in(&end.0, &format!("link del {}", end.1)));
         }
         for thread in self.threads.drain(..) {
             drop(thread.join());
@@ -100,50 +132,16 @@ impl Drop for Wan {
     }
 }
 
-/// Whether this process may lay links: it is root and `ip` is there.
-#[must_use]
-pub fn available() -> bool {
-    let name = format!("bw{}try", std::process::id());
-    let made = ip(&["netns", "add", &name]).is_ok();
-    drop(ip(&["netns", "del", &name]));
-    made
-}
-
-fn within(namespace: &str, program: &Path) -> Command {
-    let mut command = Command::new("ip");
-    command
-        .args(["netns", "exec", namespace])
-        .arg(program)
-        .kill_on_drop(true);
-    command
-}
-
-fn side(namespace: &str, addr: &str) -> Result<SyncDevice, Failure> {
-    ip(&["netns", "add", namespace])?;
+fn plug((at, port): (&Netns, &str)) -> Result<SyncDevice, Failure> {
+    let name = netns::unique("t");
     let device = DeviceBuilder::new()
-        .name(namespace)
+        .name(&name)
         .mtu(MTU)
         .build_sync()
         .map_err(|cause| format!("cannot make a TUN device: {cause}"))?;
-    ip(&["link", "set", namespace, "netns", namespace])?;
-    let addr = format!("{addr}/24");
-    ip(&["-n", namespace, "addr", "add", &addr, "dev", namespace])?;
-    ip(&["-n", namespace, "link", "set", namespace, "up"])?;
-    ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+    netns::ip(&format!("link set {name} netns {}", at.name()))?;
+    at.ip(&format!("link set {name} name {port}\nlink set {port} up"))?;
     Ok(device)
-}
-
-fn ip(args: &[&str]) -> Result<(), Failure> {
-    let output = StdCommand::new("ip")
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|cause| format!("cannot run ip (package iproute2): {cause}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("ip {}: {}", args.join(" "), said.trim()).into())
 }
 
 fn receive(

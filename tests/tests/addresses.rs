@@ -11,7 +11,6 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command as Run,
     time::Duration,
 };
 
@@ -21,6 +20,7 @@ use barewire_node::{
     peer_book::{AddressSource, PeerBook, PeerBookConfig, PeerBookError},
     protocols::{perf, ping},
 };
+use barewire_tests::netns;
 use tokio::time::{sleep, timeout};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -304,21 +304,21 @@ async fn a_damaged_book_is_put_aside_and_never_wiped() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-fn ip(args: &str) -> bool {
-    let ran = Run::new("ip").args(args.split(' ')).output();
-    ran.is_ok_and(|output| output.status.success())
-}
-
 /// An address that comes to an interface is announced, listened on and told to connected peers; one
 /// that goes is taken back.
 #[tokio::test]
 async fn a_wildcard_follows_the_interfaces() {
     let name = format!("bw{}", std::process::id() % 100_000);
-    if !ip(&format!("link add {name}a type veth peer name {name}b")) {
+    if netns::ip(&format!(
+        "link add name {name}a type veth peer name {name}b"
+    ))
+    .is_err()
+    {
         barewire_tests::skip("no interface can be made here (this needs root and ip)");
         return;
     }
-    assert!(ip(&format!("link set {name}a up")));
+    let ip = |line: String| netns::ip(&line).unwrap();
+    ip(format!("link set {name}a up"));
     let (server, addr) = perf_node("/ip4/0.0.0.0/tcp/0").await;
     let node = server.endpoint();
     let bound = addr.clone().without_peer();
@@ -338,17 +338,17 @@ async fn a_wildcard_follows_the_interfaces() {
         info.is_some_and(|info| info.listen_addrs.contains(addr))
     };
     assert!(!told(&new));
-    assert!(ip(&format!("addr add 10.213.77.1/24 dev {name}a")));
+    ip(format!("addr add 10.213.77.1/24 dev {name}a"));
     eventually("listening on it", || node.addresses().contains(&new)).await;
     eventually("the push", || told(&new)).await;
     let socket: SocketAddr = new.to_tcp().unwrap().0;
     tokio::net::TcpStream::connect(socket).await.unwrap();
-    assert!(ip(&format!("addr del 10.213.77.1/24 dev {name}a")));
+    ip(format!("addr del 10.213.77.1/24 dev {name}a"));
     eventually("not listening any more", || {
         !node.addresses().contains(&new)
     })
     .await;
     assert!(node.addresses().contains(&local));
-    assert!(ip(&format!("link del {name}a")));
+    ip(format!("link del {name}a"));
     println!("followed an address of an interface as it came and went, and told a peer");
 }

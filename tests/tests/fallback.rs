@@ -22,9 +22,9 @@ use barewire_node::{
     protocols::echo,
 };
 use barewire_tests::{
-    peers,
+    netns, peers,
     process::{Process, text},
-    wan::{FAR, Link, Wan, available},
+    wan::{FAR, Link, Wan},
     within,
 };
 use bytes::Bytes;
@@ -47,7 +47,7 @@ async fn in_far(wan: &Wan, args: &[&str]) {
 /// Scenario 2.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_blocked_is_gone_around() {
-    if !available() {
+    if !netns::available() {
         barewire_tests::skip("needs root and iproute2 to lay a link");
         return;
     }
@@ -57,7 +57,7 @@ async fn what_is_blocked_is_gone_around() {
         loss: 0.0,
         seed: 2,
     };
-    let wan = Wan::new("fb", link).expect("a link");
+    let wan = Wan::new(link).expect("a link");
     let mut command = wan.far(&barewire);
     command.args(["listen", "--json"]);
     for listen in ["udp/0/quic-v1", "tcp/0", "tcp/0/ws"] {

@@ -8,12 +8,11 @@
 
 use std::{
     path::Path,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use barewire_tests::{
+    netns::{self, Netns},
     peers::{self, Foreign, Unavailable},
     process::{Process, text},
     skip,
@@ -21,56 +20,36 @@ use barewire_tests::{
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A namespace with two interfaces that are each other's cable; deleted at the end.
-struct Network(String);
+/// A namespace with two interfaces that are each other's cable.
+struct Network(Netns);
 
 impl Network {
     /// `None` where no namespace can be made.
     fn new(addrs: &[&str]) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bw-mdns-{}-{number}", std::process::id());
-        if !ip(&["netns", "add", &name]) {
+        if !netns::available() {
             skip("network namespaces need root");
             return None;
         }
-        let this = Self(name);
-        let inside = |args: &[&str]| assert!(ip(&[&["-n", &this.0], args].concat()), "{args:?}");
+        let this = Netns::new("mdns").unwrap();
         // Addresses are usable at once.
         for which in ["all", "default"] {
             let setting = format!("net.ipv6.conf.{which}.accept_dad=0");
-            ip(&["netns", "exec", &this.0, "sysctl", "-qw", &setting]);
+            this.sysctl(&setting).unwrap();
         }
-        inside(&["link", "set", "lo", "up"]);
-        inside(&["link", "add", "one", "type", "veth", "peer", "name", "two"]);
+        netns::cable((&this, "one"), (&this, "two")).unwrap();
         for (dev, addr) in ["one", "two"].iter().zip(addrs) {
-            inside(&["addr", "add", addr, "dev", dev]);
+            this.ip(&format!("addr add {addr} dev {dev}")).unwrap();
         }
-        inside(&["link", "set", "one", "up"]);
-        inside(&["link", "set", "two", "up"]);
         // js-libp2p leaves the interface to the routes.
-        inside(&["route", "add", "224.0.0.0/4", "dev", "one"]);
-        Some(this)
+        this.ip("route add 224.0.0.0/4 dev one").unwrap();
+        Some(Self(this))
     }
 
     fn listen(&self, program: &Path, listen: &str) -> Process {
-        let program = program.display().to_string();
-        let args = [
-            "netns", "exec", &self.0, &program, "listen", "--json", "--mdns", "--listen", listen,
-        ];
-        Process::start(Path::new("ip"), args).unwrap()
+        let mut command = self.0.command(program);
+        command.args(["listen", "--json", "--mdns", "--listen", listen]);
+        Process::spawn(command).unwrap()
     }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        ip(&["netns", "del", &self.0]);
-    }
-}
-
-fn ip(args: &[&str]) -> bool {
-    let status = Command::new("ip").args(args).output();
-    status.is_ok_and(|output| output.status.success())
 }
 
 /// The id in what a listener announces.

@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use barewire_tests::{
-    peers,
+    netns, peers,
     process::Process,
-    wan::{FAR, Link, Wan, available},
+    wan::{FAR, Link, Wan},
 };
 
 const ROUND_TRIP: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const CASES: &[(&str, &str, &[&str], u32)] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_byte_comes_after_as_few_round_trips_as_the_protocols_allow() {
-    if !available() {
+    if !netns::available() {
         barewire_tests::skip("needs root and iproute2 to lay a link with latency");
         return;
     }
@@ -39,7 +39,7 @@ async fn first_byte_comes_after_as_few_round_trips_as_the_protocols_allow() {
         loss: 0.0,
         seed: 1,
     };
-    let wan = Wan::new("rt", link).expect("a link");
+    let wan = Wan::new(link).expect("a link");
     for (name, listen, options, expected) in CASES {
         let mut command = wan.far(&barewire);
         command.args(["listen", "--json", "--security", "noise,tls", "--listen"]);

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use barewire_tests::wan::{FAR, Link, Wan, available};
+use barewire_tests::{
+    netns,
+    wan::{FAR, Link, Wan},
+};
 
 use super::{Bench, Over, drive, own, per_second};
 use crate::{
@@ -108,7 +111,7 @@ impl Bench {
         if program.stack != Stack::Barewire {
             return Ok(());
         }
-        if !available() {
+        if !netns::available() {
             return Err("a link with latency needs root and iproute2".into());
         }
         let link = Link {
@@ -116,7 +119,7 @@ impl Bench {
             loss: 0.0,
             seed: 1,
         };
-        let wan = Wan::new("fb", link)?;
+        let wan = Wan::new(link)?;
         let listen = self.over.listen().replace("127.0.0.1", FAR);
         let mut command = wan.far(program.path());
         command

@@ -12,8 +12,6 @@
 use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    os::fd::AsFd,
-    process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -21,7 +19,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::{
+    netns::{self, Netns},
+    process::Failure,
+};
 
 /// Addresses of the attacker, so that limits per address do not stop it early.
 const SOURCES: u32 = 240;
@@ -84,91 +87,33 @@ pub fn isolated() -> bool {
 }
 
 impl Namespaces {
-    fn new() -> Result<Self, String> {
-        let name = |side: &str| format!("bw{}{side}", std::process::id());
-        let sides = ["v", "h", "a", "s"].map(name);
-        let opened = Self::wire(&sides).map(|()| {
-            sides
-                .each_ref()
-                .map(|side| File::open(format!("/run/netns/{side}")))
-        });
-        // The open files keep them.
-        for side in &sides {
-            ip(&["netns", "del", side]).ok();
+    fn new() -> Result<Self, Failure> {
+        let [victim, honest, attacker, switch] = ["v", "h", "a", "s"].map(Netns::new);
+        let (victim, honest, attacker, switch) = (victim?, honest?, attacker?, switch?);
+        switch.ip("link add br0 type bridge\nlink set br0 up")?;
+        for (side, port) in [
+            (&victim, "victim"),
+            (&honest, "honest"),
+            (&attacker, "attacker"),
+        ] {
+            netns::cable((&switch, port), (side, "eth0"))?;
+            switch.ip(&format!("link set {port} master br0"))?;
         }
-        let [Ok(victim), Ok(honest), Ok(attacker), Ok(switch)] = opened? else {
-            return Err("cannot open the namespaces".into());
-        };
-        Ok(Self {
-            victim,
-            honest,
-            attacker,
-            switch,
-        })
-    }
-
-    fn wire(sides: &[String; 4]) -> Result<(), String> {
-        let switch = &sides[3];
-        for side in sides {
-            ip(&["netns", "add", side])?;
-            ip(&["-n", side, "link", "set", "lo", "up"])?;
-        }
-        ip(&["-n", switch, "link", "add", "br0", "type", "bridge"])?;
-        ip(&["-n", switch, "link", "set", "br0", "up"])?;
-        for (side, port) in sides.iter().zip(["victim", "honest", "attacker"]) {
-            ip(&[
-                "-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns",
-                side,
-            ])?;
-            ip(&["-n", switch, "link", "set", port, "master", "br0", "up"])?;
-            ip(&["-n", side, "link", "set", "eth0", "up"])?;
-        }
-        ip(&[
-            "-n",
-            &sides[0],
-            "addr",
-            "add",
-            "10.231.0.1/16",
-            "dev",
-            "eth0",
-        ])?;
-        ip(&[
-            "-n",
-            &sides[1],
-            "addr",
-            "add",
-            "10.231.0.2/16",
-            "dev",
-            "eth0",
-        ])?;
         // What the victim answers to addresses that nobody has leaves by the attacker, who drops it.
-        ip(&[
-            "-n",
-            &sides[0],
-            "route",
-            "add",
-            SPOOFED,
-            "via",
-            "10.231.1.1",
-        ])?;
-        for source in 1..=SOURCES {
-            let addr = format!("10.231.1.{source}/16");
-            ip(&["-n", &sides[2], "addr", "add", &addr, "dev", "eth0"])?;
-        }
-        Ok(())
-    }
-}
-
-fn ip(args: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip")
-        .args(args)
-        .output()
-        .map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!("ip {}: {}", args.join(" "), said.trim()))
+        victim.ip(&format!(
+            "addr add 10.231.0.1/16 dev eth0\nroute add {SPOOFED} via 10.231.1.1"
+        ))?;
+        honest.ip("addr add 10.231.0.2/16 dev eth0")?;
+        let sources =
+            (1..=SOURCES).map(|source| format!("addr add 10.231.1.{source}/16 dev eth0\n"));
+        attacker.ip(&sources.collect::<String>())?;
+        // The open files keep them.
+        Ok(Self {
+            victim: victim.open()?,
+            honest: honest.open()?,
+            attacker: attacker.open()?,
+            switch: switch.open()?,
+        })
     }
 }
 
@@ -181,7 +126,7 @@ pub fn enter(side: Side) {
         Side::Attacker => &all.attacker,
         Side::Switch => &all.switch,
     };
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    netns::enter(namespace).unwrap();
     let mut cpus = CpuSet::new();
     cpus.set(usize::from(side == Side::Attacker));
     // With one processor all have to share it.
@@ -224,7 +169,7 @@ pub fn bytes_on(interface: &str) -> Option<(u64, u64)> {
 /// Pulls the attacker's cable, or plugs it in again: no packet passes in either direction, and no side is told.
 pub fn plug_attacker(state: &str) {
     at(Side::Switch, || {
-        ip(&["link", "set", "attacker", state]).unwrap();
+        netns::ip(&format!("link set attacker {state}")).unwrap();
     });
 }
 

@@ -1,97 +1,19 @@
 //! A node behind a router that translates addresses, which learns from others where it can be reached.
 
-use std::{
-    fs::File,
-    os::fd::AsFd,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use barewire_base::{Keypair, Multiaddr, PeerId};
 use barewire_node::{Endpoint, Router, protocols::echo};
 use barewire_tests::{
-    debian, peers,
+    nat::{self, Nat, PUBLIC, World},
+    netns, peers,
     process::{Process, text},
-    wan,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
 
 const SOON: Duration = Duration::from_secs(60);
-/// The node, and the router on both sides.
-const INSIDE: &str = "10.77.0.2";
-const GATEWAY: &str = "10.77.0.1";
-const OUTSIDE: &str = "203.0.113.1";
 /// Observers, each in a network of its own: as many as have to agree.
-const OBSERVERS: [&str; 4] = [
-    "198.51.100.1",
-    "198.51.101.1",
-    "198.51.102.1",
-    "198.51.103.1",
-];
-
-fn ip(args: &str) {
-    let output = Command::new("ip").args(args.split(' ')).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args}: {said}");
-}
-
-/// Namespaces `home`, `router` and `world`, deleted when dropped.
-struct Net(u32);
-
-impl Net {
-    fn new() -> Self {
-        let net = Self(std::process::id());
-        let [home, router, world] = ["h", "r", "w"].map(|side| net.name(side));
-        for side in [&home, &router, &world] {
-            ip(&format!("netns add {side}"));
-            ip(&format!("-n {side} link set lo up"));
-        }
-        for (side, port) in [(&home, "lan"), (&world, "wan")] {
-            let pair = format!("type veth peer name eth0 netns {side}");
-            ip(&format!("-n {router} link add {port} {pair}"));
-            ip(&format!("-n {router} link set {port} up"));
-            ip(&format!("-n {side} link set eth0 up"));
-        }
-        ip(&format!("-n {home} addr add {INSIDE}/24 dev eth0"));
-        ip(&format!("-n {router} addr add {GATEWAY}/24 dev lan"));
-        ip(&format!("-n {router} addr add {OUTSIDE}/24 dev wan"));
-        ip(&format!("-n {home} route add default via {GATEWAY}"));
-        ip(&format!("-n {world} addr add 203.0.113.2/24 dev eth0"));
-        for observer in OBSERVERS {
-            ip(&format!("-n {world} addr add {observer}/24 dev eth0"));
-        }
-        ip(&format!("-n {router} route add default via 203.0.113.2"));
-        net.in_router("echo 1 > /proc/sys/net/ipv4/ip_forward");
-        net.in_router(
-            "nft add table ip nat && \
-             nft add chain ip nat post '{ type nat hook postrouting priority 100; }' && \
-             nft add rule ip nat post oifname wan masquerade",
-        );
-        net
-    }
-
-    fn name(&self, side: &str) -> String {
-        format!("bwn{}{side}", self.0)
-    }
-
-    fn in_router(&self, line: &str) {
-        let mut shell = Command::new("ip");
-        shell.args(["netns", "exec", &self.name("r"), "sh", "-c", line]);
-        let output = shell.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {said}");
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for side in ["h", "r", "w"] {
-            let args = ["netns", "del", &self.name(side)];
-            drop(Command::new("ip").args(args).output());
-        }
-    }
-}
+const OBSERVERS: [&str; 4] = PUBLIC;
 
 fn keypair_of(ip: &str) -> Keypair {
     let mut seed = [0; 32];
@@ -140,13 +62,12 @@ async fn observe(
 
 /// Runs `work` on a runtime of a thread in the namespace.
 async fn within<T: Send + 'static>(
-    namespace: String,
+    namespace: std::fs::File,
     work: impl Future<Output = T> + Send + 'static,
 ) -> T {
     let (done, result) = oneshot::channel();
     std::thread::spawn(move || {
-        let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        netns::enter(&namespace).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -159,27 +80,24 @@ async fn within<T: Send + 'static>(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_others_see_is_announced() {
-    if !wan::available() {
-        barewire_tests::skip("needs root and iproute2 for network namespaces");
-        return;
-    }
-    if let Err(reason) = debian::install("nft", "nftables") {
+    if let Err(reason) = nat::available() {
         barewire_tests::skip(&reason);
         return;
     }
     let barewire = peers::barewire().expect("barewire builds");
-    let net = Net::new();
+    let world = World::new(Duration::ZERO).unwrap();
+    let home = world.home(1, Nat::PortRestricted).unwrap();
     let (ready, is_ready) = oneshot::channel();
     let (come, coming) = oneshot::channel();
     let (expect, expected) = oneshot::channel();
-    let observers = tokio::spawn(within(net.name("w"), observe(ready, coming, expected)));
+    let observers = tokio::spawn(within(
+        world.namespace().open().unwrap(),
+        observe(ready, coming, expected),
+    ));
     is_ready.await.expect("the observers listen");
 
-    let mut command = tokio::process::Command::new("ip");
-    command
-        .args(["netns", "exec", &net.name("h")])
-        .arg(barewire);
-    let listen = format!("/ip4/{INSIDE}/udp/4001/quic-v1");
+    let mut command = home.command(barewire);
+    let listen = format!("/ip4/{}/udp/4001/quic-v1", home.inside());
     command.args(["listen", "--json", "--listen", &listen]);
     for ip in OBSERVERS {
         let addr = addr_of(ip).with_peer(keypair_of(ip).peer_id()).unwrap();
@@ -197,7 +115,10 @@ async fn an_address_that_others_see_is_announced() {
     let event = node.expect("external_address", SOON).await.unwrap();
     let seen: Multiaddr = text(&event, "addr").unwrap().parse().unwrap();
     // Where the router puts its packets, at the port it listens on.
-    let outside = inside.clone().with_ip(OUTSIDE.parse().unwrap()).unwrap();
+    let outside = inside
+        .clone()
+        .with_ip(home.outside().parse().unwrap())
+        .unwrap();
     assert_eq!(seen, outside);
     expect.send((peer, outside.without_peer())).unwrap();
     let took = observers.await.unwrap();
