@@ -150,19 +150,26 @@ pub(crate) async fn connect_from(
     addr: SocketAddr,
     config: &TcpConfig,
 ) -> io::Result<RawConnection> {
+    raw(open_from(Some(local), addr, config).await?, config)
+}
+
+/// The socket of [`connect_from`], or of [`connect`].
+pub(crate) async fn open_from(
+    local: Option<SocketAddr>,
+    addr: SocketAddr,
+    config: &TcpConfig,
+) -> io::Result<TcpStream> {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable};
-    let stream = match open(addr, Some(local), config).await {
-        // Who is dialled at the port that is dialled from is this socket itself.
-        Ok(stream) if stream.local_addr()? == stream.peer_addr()? => None,
-        Ok(stream) => Some(stream),
-        // There is such a connection, or was a moment ago.
-        Err(error) if matches!(error.kind(), AddrInUse | AddrNotAvailable) => None,
-        Err(error) => return Err(error),
-    };
-    match stream {
-        Some(stream) => raw(stream, config),
-        None => connect(addr, config).await,
+    if local.is_some() {
+        match open(addr, local, config).await {
+            // Who is dialled at the port that is dialled from is this socket itself.
+            Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {}
+            // There is such a connection, or was a moment ago.
+            Err(error) if matches!(error.kind(), AddrInUse | AddrNotAvailable) => {}
+            opened => return opened,
+        }
     }
+    open(addr, None, config).await
 }
 
 async fn open(
@@ -242,7 +249,7 @@ pub(crate) fn source_ip(remote: SocketAddr) -> io::Result<IpAddr> {
     Ok(probe.local_addr()?.ip())
 }
 
-fn raw(stream: TcpStream, config: &TcpConfig) -> io::Result<RawConnection> {
+pub(crate) fn raw(stream: TcpStream, config: &TcpConfig) -> io::Result<RawConnection> {
     config.apply(&SockRef::from(&stream))?;
     let local_addr = Multiaddr::tcp(stream.local_addr()?);
     let remote_addr = Multiaddr::tcp(stream.peer_addr()?);

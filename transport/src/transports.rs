@@ -213,6 +213,12 @@ const PUNCH_GAP: std::ops::Range<Duration> = Duration::from_millis(10)..Duration
 /// After how long QUIC is dialled once more beside the first time: a first packet that came before the other router was open is lost,
 /// and quinn repeats it only after a second (own choice: longer than most round trips).
 const PUNCH_AGAIN: Duration = Duration::from_millis(200);
+/// After how long the server dials over QUIC too: the client's dial has come by then where it can. Where this node's router gives each
+/// connection a port of its own it cannot, and this node's may (own choice: longer than most round trips).
+const PUNCH_DIAL: Duration = Duration::from_millis(300);
+/// How long the server of a TCP connection that it has dialled itself waits for the client's first byte. A client that has dialled too
+/// speaks at once; if nobody does, the connection was accepted by a listener, which waits as well (own choice: longer than a round trip).
+const PUNCH_SILENCE: Duration = Duration::from_secs(1);
 
 /// The transports of one node with what they share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -370,8 +376,9 @@ impl Transports {
     }
 
     /// Makes a hole in the routers between this node and one at `addr` that does the same now: over TCP both dial from their listening
-    /// ports, and what comes of it is upgraded in the given role. Over QUIC the client dials, and the server sends packets until it is
-    /// cancelled: the connection comes to its listener. The caller sets the deadline.
+    /// ports, and what comes of it is upgraded in the given role, unless the other one turns out to have accepted it. Over QUIC the client
+    /// dials, and the server sends packets until it is cancelled: the connection comes to its listener. After a while it dials too. The
+    /// caller sets the deadline.
     ///
     /// Cancel safe: a dropped call closes the socket.
     pub async fn punch(
@@ -394,15 +401,42 @@ impl Transports {
                         dialled = again => dialled,
                     }
                 }
-                Role::Server => loop {
-                    let contents: [u8; PUNCH_LEN] = rand::random();
-                    // What the network loses now may pass the next time.
-                    drop(quic.send_past(socket, &contents));
-                    tokio::time::sleep(rand::random_range(PUNCH_GAP)).await;
-                },
+                Role::Server => {
+                    let knock = async {
+                        loop {
+                            let contents: [u8; PUNCH_LEN] = rand::random();
+                            // What the network loses now may pass the next time.
+                            drop(quic.send_past(socket, &contents));
+                            tokio::time::sleep(rand::random_range(PUNCH_GAP)).await;
+                        }
+                    };
+                    let dial = async {
+                        tokio::time::sleep(PUNCH_DIAL).await;
+                        quic.dial(addr, socket, Some(peer)).await
+                    };
+                    tokio::select! {
+                        never = knock => never,
+                        dialled = dial => dialled,
+                    }
+                }
             };
         }
-        let raw = self.connect(addr, true).await?;
+        let Some((socket, _)) = addr.to_tcp() else {
+            return Err(TransportError::Unsupported(addr.clone()).into());
+        };
+        let (local, config) = (self.ports.towards(socket), &self.config.tcp);
+        let opening = tcp::open_from(local, socket, config);
+        let opened = tokio::time::timeout(config.connect_timeout, opening).await;
+        let opened = opened.map_err(|_| TransportError::Timeout(addr.clone()))?;
+        let stream = opened.map_err(|error| io_error(addr, &error))?;
+        let mut role = role;
+        if role == Role::Server {
+            let spoken = tokio::time::timeout(PUNCH_SILENCE, stream.readable()).await;
+            if spoken.is_err() {
+                role = Role::Client;
+            }
+        }
+        let raw = tcp::raw(stream, config).map_err(|error| io_error(addr, &error))?;
         Ok(upgrade_halves(raw, role, &self.upgrade, Some(peer)).await?)
     }
 

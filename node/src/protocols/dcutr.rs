@@ -3,7 +3,7 @@
 //! The node whose relayed connection is inbound begins, by itself. As soon as there is a direct connection new streams go over it; what
 //! runs on the relayed one runs to its end, then that one is closed. [`Event::HolePunch`] tells each step.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use barewire_base::{Fault, Multiaddr, PeerId, Protocol};
 use barewire_nat::dcutr::{
@@ -43,8 +43,8 @@ pub struct HolePunchConfig {
     pub private: bool,
     /// How often a peer may have this node dial. Default three times in 10 minutes.
     pub attempts: AttemptsConfig,
-    /// How long an ordinary dial of the peer's public addresses may take before the first attempt. Default 1 s (own choice: three times
-    /// the longest usual round trip; go-libp2p waits up to 10 s).
+    /// How long an ordinary dial of the peer's public addresses may take, which runs beside the attempts. Default 5 s, as an attempt
+    /// (own choice; go-libp2p makes attempts only after such a dial has failed, for which it gives it 10 s).
     pub dial_timeout: Duration,
     /// How long an exchange may take. Default 10 s, as rust-libp2p.
     pub exchange_timeout: Duration,
@@ -57,7 +57,7 @@ impl Default for HolePunchConfig {
         Self {
             private: false,
             attempts: AttemptsConfig::default(),
-            dial_timeout: Duration::from_secs(1),
+            dial_timeout: Duration::from_secs(5),
             exchange_timeout: Duration::from_secs(10),
             punch_timeout: Duration::from_secs(5),
         }
@@ -68,7 +68,7 @@ impl Default for HolePunchConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PunchStep {
-    /// The peer's public addresses are dialled first.
+    /// The peer's public addresses are dialled, beside the attempts.
     Dialling,
     /// Both dial now.
     Punching {
@@ -139,10 +139,22 @@ impl PunchError {
     }
 }
 
+impl From<StreamError> for PunchError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            // The stream was opened without waiting for an answer.
+            StreamError::ProtocolNotSupported(protocol) => {
+                Self::Unsupported(OpenStreamError::ProtocolNotSupported(protocol))
+            }
+            error => Self::Stream(error),
+        }
+    }
+}
+
 impl From<ReadError> for PunchError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Stream(error) => Self::Stream(error),
+            ReadError::Stream(error) => error.into(),
             ReadError::Ended => Self::Ended,
             ReadError::TooLong(len) => Self::Message(MessageError::TooLong(len)),
         }
@@ -263,16 +275,31 @@ impl Puncher {
         connection: &Connection,
     ) -> Result<Option<(Multiaddr, u32)>, PunchError> {
         let peer = connection.peer_id();
-        let public = self.introduce(connection).await;
         if self.direct(&peer).is_some() {
             return Ok(None);
         }
-        if !public.is_empty() {
-            self.tell(peer, PunchStep::Dialling);
-            if let Some(addr) = self.dial(peer, public).await {
-                return Ok(Some((addr, 0)));
-            }
+        // What the peer says about itself takes a round trip, which the first exchange does not wait for.
+        let mut dialling = pin!(self.dial_public(connection));
+        let mut punching = pin!(self.attempt_all(connection));
+        let dialled = |addr| Ok(Some((addr, 0)));
+        tokio::select! {
+            addr = &mut dialling => match addr {
+                Some(addr) => dialled(addr),
+                None => punching.await,
+            },
+            punched = &mut punching => match punched {
+                Err(error) => dialling.await.map_or(Err(error), dialled),
+                punched => punched,
+            },
         }
+    }
+
+    async fn attempt_all(
+        &self,
+        connection: &Connection,
+    ) -> Result<Option<(Multiaddr, u32)>, PunchError> {
+        let peer = connection.peer_id();
+        self.ask_relay(connection).await;
         for attempt in 1..=ATTEMPTS {
             if connection.close_reason().is_some() {
                 return Ok(None);
@@ -290,22 +317,28 @@ impl Puncher {
         Err(PunchError::NoWay)
     }
 
-    /// Hears from the relay where it sees this node, and from the peer where it may be dialled as things are.
-    async fn introduce(&self, connection: &Connection) -> Vec<Multiaddr> {
-        let Some(shared) = self.shared() else {
-            return Vec::new();
-        };
-        if let Some(relay) = relay_of(&connection.info().remote_addr)
+    /// Hears from the relay where it sees this node, if it has not said so yet.
+    async fn ask_relay(&self, connection: &Connection) {
+        if let Some(shared) = self.shared()
+            && let Some(relay) = relay_of(&connection.info().remote_addr)
             && let Some(relay) = shared.direct(&relay)
         {
             // Other addresses of this node may do.
             drop(shared.identify(&relay).await);
         }
-        let Ok(info) = shared.identify(connection).await else {
-            return Vec::new();
-        };
+    }
+
+    /// Dials the peer where it says that it may be dialled as things are.
+    async fn dial_public(&self, connection: &Connection) -> Option<Multiaddr> {
+        let (shared, peer) = (self.shared()?, connection.peer_id());
+        let info = shared.identify(connection).await.ok()?;
         let public = info.listen_addrs.iter().filter(|addr| self.may_dial(addr));
-        public.take(MAX_ADDRS).cloned().collect()
+        let public: Vec<_> = public.take(MAX_ADDRS).cloned().collect();
+        if public.is_empty() {
+            return None;
+        }
+        self.tell(peer, PunchStep::Dialling);
+        self.dial(peer, public).await
     }
 
     async fn dial(&self, peer: PeerId, addrs: Vec<Multiaddr>) -> Option<Multiaddr> {
@@ -318,7 +351,8 @@ impl Puncher {
 
     /// The initiator's exchange.
     async fn ask(&self, connection: &Connection) -> Result<Punch, PunchError> {
-        let opened = connection.open_stream_negotiated(&[PROTOCOL]).await;
+        // The first message goes out with the proposal of the protocol.
+        let opened = connection.open_stream(PROTOCOL).await;
         let mut stream = opened.map_err(PunchError::Unsupported)?;
         let (mut exchange, connect) = Exchange::initiate(now(), self.own_addrs())?;
         send(&mut stream, &connect).await?;
@@ -334,7 +368,7 @@ impl Puncher {
         }
         let begun = now();
         let exchange = async {
-            self.introduce(connection).await;
+            self.ask_relay(connection).await;
             let mut exchange = Exchange::respond(self.own_addrs());
             self.converse(&mut exchange, &mut stream).await
         };
@@ -343,7 +377,10 @@ impl Puncher {
             Ok(punch) => punch,
             Err(error) => {
                 stream.reset(codes::STREAM_PROTOCOL_VIOLATION);
-                self.tell(peer, PunchStep::Failed(error));
+                // The peer lets go of the exchange when its ordinary dial has come through.
+                if self.direct(&peer).is_none() {
+                    self.tell(peer, PunchStep::Failed(error));
+                }
                 return;
             }
         };
@@ -476,7 +513,7 @@ impl Puncher {
 
 async fn send(stream: &mut Stream, message: &PunchMessage) -> Result<(), PunchError> {
     let sent = stream.write_chunk(frame::framed(&message.encode())).await;
-    sent.map_err(PunchError::Stream)
+    Ok(sent?)
 }
 
 /// The relay in `/…/p2p/RELAY/p2p-circuit`.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
@@ -25,8 +26,19 @@ func punchHoles(opts *options, h host.Host) error {
 	if !known {
 		return fmt.Errorf("this host has no identify service")
 	}
+	h.Network().Notify(&network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		emit(map[string]any{
+			"event": "link", "peer": c.RemotePeer().String(), "remote": c.RemoteMultiaddr().String(),
+			"relayed": isRelayed(c.RemoteMultiaddr()),
+		})
+	}})
 	_, err := holepunch.NewService(h, ids.IDService(), func() []ma.Multiaddr { return own }, holepunch.WithTracer(punchTracer{}))
 	return err
+}
+
+func isRelayed(addr ma.Multiaddr) bool {
+	_, err := addr.ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
 }
 
 type punchTracer struct{}
