@@ -14,6 +14,7 @@ pub(crate) struct Announcer {
     state: watch::Receiver<State>,
     listening: Vec<Multiaddr>,
     external: Vec<Multiaddr>,
+    mapped: Vec<Multiaddr>,
 }
 
 impl Announcer {
@@ -24,15 +25,18 @@ impl Announcer {
             state,
             listening: Vec::new(),
             external: Vec::new(),
+            mapped: Vec::new(),
         }
     }
 
     /// Prints what has changed since the last call.
     pub(crate) fn update(&mut self) {
-        let (listening, external) = {
-            let state = self.state.borrow_and_update();
-            (state.addresses.clone(), state.external_addrs.clone())
-        };
+        let State {
+            addresses: listening,
+            external_addrs: external,
+            mapped_addrs: mapped,
+            ..
+        } = self.state.borrow_and_update().clone();
         for addr in missing(&self.listening, &listening) {
             self.say("not_listening", "not listening any more on", addr);
         }
@@ -45,7 +49,13 @@ impl Announcer {
         for addr in missing(&external, &self.external) {
             self.say("external_address", "seen by others at", addr);
         }
-        (self.listening, self.external) = (listening, external);
+        for addr in missing(&self.mapped, &mapped) {
+            self.say("mapped_address_lost", "not mapped any more at", addr);
+        }
+        for addr in missing(&mapped, &self.mapped) {
+            self.say("mapped_address", "mapped by the router at", addr);
+        }
+        (self.listening, self.external, self.mapped) = (listening, external, mapped);
     }
 
     /// Prints a wildcard that was bound; its addresses are announced one by one.

@@ -6,6 +6,7 @@ use barewire_base::Keypair;
 use barewire_node::{
     Config, Endpoint, Router, keyfile,
     pnet::Psk,
+    port_mapping::{PortMapper, PortMappingConfig},
     protocols::{echo, perf},
     ws::{Certificate, Roots},
 };
@@ -22,7 +23,7 @@ use crate::{
     args::{IdArgs, ListenArgs, NodeArgs, Security},
     autonat,
     failure::Failure,
-    gossip, metrics, output, relay, watch,
+    gossip, metrics, output, port_mapping, relay, watch,
 };
 
 /// How long running transfers may take after the end was asked for.
@@ -184,6 +185,18 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     if let Some(client) = relayed {
         told.spawn(relay::follow(client, endpoint.peer_id(), args.node.json));
     }
+    let mapper = args.port_mapping.then(|| {
+        let mut config = PortMappingConfig::default();
+        config.leases.lease = args.port_mapping_lease;
+        if !args.port_mapping_by.is_empty() {
+            let by = args.port_mapping_by.iter().copied();
+            config.protocols = by.map(Into::into).collect();
+        }
+        PortMapper::start(&endpoint, config)
+    });
+    if let Some(mapper) = &mapper {
+        told.spawn(port_mapping::follow(mapper.clone(), args.node.json));
+    }
     if let Some(addr) = args.metrics {
         let server = metrics::bind(addr, args.node.json).await?;
         told.spawn(metrics::serve(server, endpoint.clone()));
@@ -209,8 +222,14 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
             more_signals -= 1;
         }
     };
+    let ending = async {
+        if let Some(mapper) = &mapper {
+            mapper.release().await;
+        }
+        router.shutdown(DRAIN).await
+    };
     let report = tokio::select! {
-        report = router.shutdown(DRAIN) => report,
+        report = ending => report,
         () = impatience => return Err(STOPPED.into()),
     };
     if report.is_clean() {

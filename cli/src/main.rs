@@ -17,6 +17,7 @@ mod listen;
 mod metrics;
 mod output;
 mod peers;
+mod port_mapping;
 mod relay;
 mod remote;
 mod watch;

@@ -3,4 +3,5 @@
 
 pub mod autonat;
 pub mod dcutr;
+pub mod mapping;
 pub mod relay;

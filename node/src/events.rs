@@ -54,6 +54,16 @@ pub enum Event {
         /// Of each address.
         addrs: Vec<TestedAddr>,
     },
+    /// A router sends on what comes at an address: it is announced.
+    MappedAddress {
+        /// The address, without `/p2p`.
+        addr: Multiaddr,
+    },
+    /// A router sends on what comes at an address no more.
+    MappedAddressLost {
+        /// The address, without `/p2p`.
+        addr: Multiaddr,
+    },
     /// Work on a direct connection beside a relayed one.
     HolePunch {
         /// Who is at the other end.

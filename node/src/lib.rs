@@ -27,6 +27,7 @@ pub mod manager;
 pub mod mdns;
 mod metrics;
 pub mod peer_book;
+pub mod port_mapping;
 pub mod protocols;
 mod router;
 

@@ -33,6 +33,8 @@ pub(crate) struct Addresses {
     /// What others say of some of them when they are asked to dial.
     tested: Vec<TestedAddr>,
     reachability: Reachability,
+    /// Those at which a router sends on what comes.
+    mapped: Vec<Multiaddr>,
     pub(crate) observed: Observed,
 }
 
@@ -44,6 +46,7 @@ impl Addresses {
             relayed: Vec::new(),
             tested: Vec::new(),
             reachability: Reachability::Unknown,
+            mapped: Vec::new(),
             observed: Observed::new(observed),
         }
     }
@@ -84,11 +87,20 @@ impl Addresses {
             .map(|of| of.addr.clone())
             .collect();
         announced.extend_from_slice(self.observed.confirmed());
+        announced.extend_from_slice(&self.mapped);
         announced.extend_from_slice(&self.relayed);
         announced.extend(self.listening());
         let mut seen = HashSet::new();
         announced.retain(|addr| !in_vain.contains(addr) && seen.insert(addr.clone()));
         announced
+    }
+
+    pub(crate) fn mapped(&self) -> &[Multiaddr] {
+        &self.mapped
+    }
+
+    pub(crate) fn set_mapped(&mut self, addrs: Vec<Multiaddr>) {
+        self.mapped = addrs;
     }
 
     pub(crate) fn set_interfaces(&mut self, ips: Vec<IpAddr>) {

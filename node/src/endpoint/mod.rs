@@ -71,6 +71,8 @@ pub struct State {
     pub reachability: Reachability,
     /// What it has found out about each address.
     pub tested_addrs: Vec<TestedAddr>,
+    /// Addresses at which the router was asked to send on what comes, without `/p2p`.
+    pub mapped_addrs: Vec<Multiaddr>,
     /// Established connections.
     pub connections: usize,
     /// Peers with at least one connection.

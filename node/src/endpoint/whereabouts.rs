@@ -60,21 +60,17 @@ impl Shared {
         addresses.observed.set_listening(&listening);
         let external = addresses.observed.confirmed().to_vec();
         let relayed = addresses.relayed().to_vec();
+        let mapped = addresses.mapped().to_vec();
         let (reachability, tested) = addresses.tested();
         let tested = tested.to_vec();
-        let (old_listening, old_external, old_relayed) = {
-            let state = self.state.borrow();
-            let external = state.external_addrs.clone();
-            (state.addresses.clone(), external, state.relay_addrs.clone())
-        };
-        let known = |state: &State| (state.reachability, states(&state.tested_addrs));
-        let old_known = known(&self.state.borrow());
+        let old = self.state.borrow().clone();
         let bound = addresses.bound();
         self.state.send_if_modified(|state| {
             let changed = state.listen_addrs != bound
                 || state.addresses != listening
                 || state.external_addrs != external
                 || state.relay_addrs != relayed
+                || state.mapped_addrs != mapped
                 || state.reachability != reachability
                 || state.tested_addrs != tested;
             if changed {
@@ -82,37 +78,46 @@ impl Shared {
                 state.addresses.clone_from(&listening);
                 state.external_addrs.clone_from(&external);
                 state.relay_addrs.clone_from(&relayed);
+                state.mapped_addrs.clone_from(&mapped);
                 state.reachability = reachability;
                 state.tested_addrs.clone_from(&tested);
             }
             changed
         });
-        for addr in missing(&old_listening, &listening) {
+        for addr in missing(&old.addresses, &listening) {
             tracing::info!(%addr, "not listening any more");
             self.events.emit(|| Event::NotListening { addr });
         }
-        for addr in missing(&listening, &old_listening) {
+        for addr in missing(&listening, &old.addresses) {
             tracing::info!(%addr, "listening");
             self.events.emit(|| Event::Listening { addr });
         }
-        for addr in missing(&old_external, &external) {
+        for addr in missing(&old.external_addrs, &external) {
             tracing::info!(%addr, "too few peers still see this node there");
             self.events.emit(|| Event::ExternalAddressLost { addr });
         }
-        for addr in missing(&external, &old_external) {
+        for addr in missing(&external, &old.external_addrs) {
             tracing::info!(%addr, "peers agree that they see this node there");
             self.events.emit(|| Event::ExternalAddress { addr });
         }
-        for addr in missing(&old_relayed, &relayed) {
+        for addr in missing(&old.relay_addrs, &relayed) {
             tracing::info!(%addr, "not reached through this relay any more");
             self.events.emit(|| Event::RelayAddressLost { addr });
         }
-        for addr in missing(&relayed, &old_relayed) {
+        for addr in missing(&relayed, &old.relay_addrs) {
             tracing::info!(%addr, "reached through a relay");
             self.events.emit(|| Event::RelayAddress { addr });
         }
+        for addr in missing(&old.mapped_addrs, &mapped) {
+            tracing::info!(%addr, "the router does not send on any more what comes there");
+            self.events.emit(|| Event::MappedAddressLost { addr });
+        }
+        for addr in missing(&mapped, &old.mapped_addrs) {
+            tracing::info!(%addr, "the router sends on what comes there");
+            self.events.emit(|| Event::MappedAddress { addr });
+        }
         // Another server that says the same is no news.
-        if old_known != (reachability, states(&tested)) {
+        if (old.reachability, states(&old.tested_addrs)) != (reachability, states(&tested)) {
             tracing::info!(%reachability, ?tested, "what others can reach of this node");
             self.events.emit(|| Event::Reachability {
                 reachability,
@@ -131,6 +136,7 @@ impl Shared {
         let (listening, mut all) = {
             let addresses = self.addresses.lock();
             let mut all = addresses.observed.confirmed().to_vec();
+            all.extend_from_slice(addresses.mapped());
             let listening = addresses.listening();
             all.extend(listening.iter().filter(|addr| may(addr)).cloned());
             all.extend(addresses.observed.seen().into_iter().take(MAX_SEEN));

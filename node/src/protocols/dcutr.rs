@@ -488,6 +488,7 @@ impl Puncher {
             return Vec::new();
         };
         let mut all = endpoint.external_addrs();
+        all.extend(endpoint.state().borrow().mapped_addrs.iter().cloned());
         all.extend(endpoint.shared().seen_at());
         all.extend(endpoint.addresses());
         let mut own: Vec<Multiaddr> = Vec::new();

@@ -10,6 +10,7 @@
 )]
 
 mod lab;
+mod port_mapping;
 mod table;
 
 use barewire_tests::{full, nat::Nat};
