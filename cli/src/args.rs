@@ -84,6 +84,15 @@ pub(crate) enum Command {
             barewire dial /dns/node.example/tcp/4001 --trace --json"
     )]
     Dial(DialArgs),
+    /// Find out how this machine can be reached, why a peer cannot, and what to do.
+    #[command(
+        after_help = "What the network does with this machine's ports is told from where peers see it: name two, in networks of their own,\n\
+            with --server. Whether firewalls let strangers in only strangers can tell.\n\n\
+            Examples:\n  barewire doctor\n  \
+            barewire doctor --server /dnsaddr/one.example/p2p/12D3… --server /ip4/192.0.2.1/tcp/4001/p2p/12D3…\n  \
+            barewire doctor /ip4/192.0.2.7/udp/4001/quic-v1 --json"
+    )]
+    Doctor(DoctorArgs),
     /// Show what a node on this machine allows, and where each limit comes from.
     #[command(
         after_help = "Examples:\n  barewire limits\n  barewire limits --memory-limit 256MiB --json"
@@ -310,6 +319,31 @@ pub(crate) struct DialArgs {
     pub(crate) trace: bool,
     /// Seconds to wait for a connection.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// Addresses of a peer that cannot be reached, its id, or both.
+    #[arg(value_name = "PEER-OR-ADDR", value_parser = whom)]
+    pub(crate) whom: Vec<Whom>,
+    /// Peer that says where it sees this machine; may be repeated: two in different networks tell more than twice as much.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) server: Vec<Multiaddr>,
+    /// Relay to try a reservation at; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) relay: Vec<Multiaddr>,
+    /// Address to listen on meanwhile; may be repeated. Best those of the node in question, while it does not run.
+    #[arg(
+        long,
+        value_name = "MULTIADDR",
+        default_values = ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"]
+    )]
+    pub(crate) listen: Vec<Multiaddr>,
+    /// Seconds that each step may take.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) node: NodeArgs,

@@ -170,7 +170,7 @@ fn stats(endpoint: &Endpoint) -> Value {
     json!({"transports": transports.collect::<Vec<_>>(), "lookups": stats.lookups})
 }
 
-fn target(whom: &[Whom]) -> Result<DialTarget, Failure> {
+pub(crate) fn target(whom: &[Whom]) -> Result<DialTarget, Failure> {
     let mut addrs: Vec<Multiaddr> = Vec::new();
     let mut peer: Option<PeerId> = None;
     for one in whom {

@@ -7,6 +7,7 @@ mod autonat;
 mod bench;
 mod dial;
 mod discovery;
+mod doctor;
 mod failure;
 mod gossip;
 mod gossip_sim;
@@ -107,6 +108,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Subscribe(args) => gossip::subscribe(&args).await,
         Command::Publish(args) => gossip::publish(&args).await,
         Command::GossipSim(args) => gossip_sim::gossip_sim(&args),
+        Command::Doctor(args) => doctor::doctor(&args).await,
         Command::Limits(args) => {
             limits::limits(&args);
             Ok(())

@@ -63,7 +63,7 @@ impl DialTarget {
 
     /// Dials from listening ports, whatever this node leaves to other nodes: to a relay, which does not dial back and is to see them.
     #[must_use]
-    pub(crate) fn with_listening_ports(mut self) -> Self {
+    pub fn with_listening_ports(mut self) -> Self {
         self.reuse = true;
         self
     }

@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod doctor;
 mod lab;
 mod port_mapping;
 mod table;
