@@ -5,7 +5,7 @@ use std::{
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -31,7 +31,8 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub struct Process {
     name: String,
     child: Child,
-    events: mpsc::Receiver<Value>,
+    /// With when they were read, whenever somebody asks for them.
+    events: mpsc::Receiver<(Instant, Value)>,
     stderr: Arc<Mutex<String>>,
     stderr_read: JoinHandle<()>,
 }
@@ -71,7 +72,7 @@ impl Process {
                 while let Ok(Some(line)) = lines.next_line().await {
                     // Anything else is a table or a stray print.
                     if let Ok(event) = serde_json::from_str(&line)
-                        && sender.send(event).await.is_err()
+                        && sender.send((Instant::now(), event)).await.is_err()
                     {
                         return;
                     }
@@ -135,6 +136,11 @@ impl Process {
 
     /// The next event, whatever it is.
     pub async fn event(&mut self, within: Duration) -> Result<Value, Failure> {
+        Ok(self.timed_event(within).await?.1)
+    }
+
+    /// The next event, whatever it is, and when it came.
+    pub async fn timed_event(&mut self, within: Duration) -> Result<(Instant, Value), Failure> {
         match timeout(within, self.events.recv()).await {
             Ok(Some(event)) => Ok(event),
             Ok(None) => Err(self.failure("ended")),
@@ -147,7 +153,7 @@ impl Process {
         let found = timeout(within, async {
             loop {
                 match self.events.recv().await {
-                    Some(event) if event["event"] == name => return Some(event),
+                    Some((_, event)) if event["event"] == name => return Some(event),
                     Some(_) => {}
                     None => return None,
                 }

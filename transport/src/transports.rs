@@ -213,9 +213,6 @@ const PUNCH_GAP: std::ops::Range<Duration> = Duration::from_millis(10)..Duration
 /// After how long QUIC is dialled once more beside the first time: a first packet that came before the other router was open is lost,
 /// and quinn repeats it only after a second (own choice: longer than most round trips).
 const PUNCH_AGAIN: Duration = Duration::from_millis(200);
-/// After how long the server dials over QUIC too: the client's dial has come by then where it can. Where this node's router gives each
-/// connection a port of its own it cannot, and this node's may (own choice: longer than most round trips).
-const PUNCH_DIAL: Duration = Duration::from_millis(300);
 /// How long the server of a TCP connection that it has dialled itself waits for the client's first byte. A client that has dialled too
 /// speaks at once; if nobody does, the connection was accepted by a listener, which waits as well (own choice: longer than a round trip).
 const PUNCH_SILENCE: Duration = Duration::from_secs(1);
@@ -377,7 +374,7 @@ impl Transports {
 
     /// Makes a hole in the routers between this node and one at `addr` that does the same now: over TCP both dial from their listening
     /// ports, and what comes of it is upgraded in the given role, unless the other one turns out to have accepted it. Over QUIC the client
-    /// dials, and the server sends packets until it is cancelled: the connection comes to its listener. After a while it dials too. The
+    /// dials, and the server sends packets until it is cancelled: the connection comes to its listener. After `patience` it dials too. The
     /// caller sets the deadline.
     ///
     /// Cancel safe: a dropped call closes the socket.
@@ -386,6 +383,7 @@ impl Transports {
         addr: &Multiaddr,
         peer: PeerId,
         role: Role,
+        patience: Duration,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
         self.check_private(addr)?;
         if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
@@ -411,7 +409,7 @@ impl Transports {
                         }
                     };
                     let dial = async {
-                        tokio::time::sleep(PUNCH_DIAL).await;
+                        tokio::time::sleep(patience).await;
                         quic.dial(addr, socket, Some(peer)).await
                     };
                     tokio::select! {

@@ -34,6 +34,13 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long the peer's dial may take after ours have all failed (own choice).
 const GRACE: Duration = Duration::from_millis(300);
 
+/// After how long the server dials over QUIC too: the client's dial has come by then where it can. Where this node's router gives each
+/// connection a port of its own it cannot, and this node's may (own choice: longer than most round trips).
+const PATIENCE: Duration = Duration::from_millis(300);
+/// The same beside a peer that closes the second one of two connections, as this node does: whose dial is done first is half a round
+/// trip earlier.
+const NO_PATIENCE: Duration = Duration::ZERO;
+
 /// Settings of a [`HolePuncher`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -441,10 +448,15 @@ impl Puncher {
             Side::Client => Role::Client,
             Side::Server => Role::Server,
         };
+        let info = self.endpoint.upgrade()?.peer_info(&peer);
+        let patience = match info.is_some_and(|info| info.is_barewire()) {
+            true => NO_PATIENCE,
+            false => PATIENCE,
+        };
         let mut dials = JoinSet::new();
         for addr in punch.addrs {
             let transports = self.shared()?.transports.clone();
-            dials.spawn(async move { transports.punch(&addr, peer, role).await });
+            dials.spawn(async move { transports.punch(&addr, peer, role, patience).await });
         }
         let mut end = now() + self.config.punch_timeout;
         while now() < end {

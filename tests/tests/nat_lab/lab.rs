@@ -225,17 +225,17 @@ async fn watch(
     let mut relayed: Option<(String, Instant)> = None;
     let mut failures = 0;
     loop {
-        let event = listening.event(DEADLINE).await?;
+        let (at, event) = listening.timed_event(DEADLINE).await?;
         match event["event"].as_str() {
             Some("connected" | "link") => {
                 let (peer, remote) = (text(&event, "peer")?, text(&event, "remote")?);
                 match &relayed {
                     None if remote.contains("/p2p-circuit") => {
-                        relayed = Some((peer.to_owned(), Instant::now()));
+                        relayed = Some((peer.to_owned(), at));
                         pull(homes).await?;
                     }
                     Some((known, since)) if peer == known && !remote.contains("/p2p-circuit") => {
-                        return Ok(Outcome::Direct(since.elapsed()));
+                        return Ok(Outcome::Direct(at - *since));
                     }
                     _ => {}
                 }
