@@ -377,6 +377,9 @@ impl Transports {
     /// dials, and the server sends packets until it is cancelled: the connection comes to its listener. After `patience` it dials too. The
     /// caller sets the deadline.
     ///
+    /// `security` is what both are known to speak, as [`ConnectionInfo::security`](crate::ConnectionInfo::security) names it: with one to
+    /// choose from the handshake goes out with its name.
+    ///
     /// Cancel safe: a dropped call closes the socket.
     pub async fn punch(
         &self,
@@ -384,6 +387,7 @@ impl Transports {
         peer: PeerId,
         role: Role,
         patience: Duration,
+        security: &str,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
         self.check_private(addr)?;
         if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
@@ -435,7 +439,18 @@ impl Transports {
             }
         }
         let raw = tcp::raw(stream, config).map_err(|error| io_error(addr, &error))?;
-        Ok(upgrade_halves(raw, role, &self.upgrade, Some(peer)).await?)
+        let mut upgrade = UpgradeConfig::clone(&self.upgrade);
+        if role == Role::Client
+            && upgrade
+                .security
+                .iter()
+                .any(|known| known.protocol() == security)
+        {
+            upgrade
+                .security
+                .retain(|known| known.protocol() == security);
+        }
+        Ok(upgrade_halves(raw, role, &upgrade, Some(peer)).await?)
     }
 
     /// Whether a dial may leave from a listening port, see [`TcpConfig::reuse_port`].

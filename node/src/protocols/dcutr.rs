@@ -317,7 +317,7 @@ impl Puncher {
             let exchange = tokio::time::timeout(self.config.exchange_timeout, self.ask(connection));
             let punch = exchange.await.unwrap_or(Err(PunchError::Timeout))?;
             let side = initiator_side(attempt);
-            if let Some(addr) = self.punch(peer, punch, side, attempt).await {
+            if let Some(addr) = self.punch(connection, punch, side, attempt).await {
                 return Ok(Some((addr, attempt)));
             }
         }
@@ -392,7 +392,7 @@ impl Puncher {
             }
         };
         drop(stream);
-        let step = match self.punch(peer, punch, Side::Client, 1).await {
+        let step = match self.punch(connection, punch, Side::Client, 1).await {
             Some(addr) => {
                 self.attempts.lock().forget(&peer);
                 PunchStep::Direct {
@@ -431,11 +431,12 @@ impl Puncher {
     /// Dials all addresses at once; that of the connection, which may be one that the peer's dial has made.
     async fn punch(
         &self,
-        peer: PeerId,
+        connection: &Connection,
         punch: Punch,
         side: Side,
         attempt: u32,
     ) -> Option<Multiaddr> {
+        let peer = connection.peer_id();
         let step = PunchStep::Punching {
             attempt,
             side,
@@ -448,6 +449,8 @@ impl Puncher {
             Side::Client => Role::Client,
             Side::Server => Role::Server,
         };
+        // The peer speaks what it has spoken through the relay.
+        let security = connection.info().security;
         let info = self.endpoint.upgrade()?.peer_info(&peer);
         let patience = match info.is_some_and(|info| info.is_barewire()) {
             true => NO_PATIENCE,
@@ -456,7 +459,11 @@ impl Puncher {
         let mut dials = JoinSet::new();
         for addr in punch.addrs {
             let transports = self.shared()?.transports.clone();
-            dials.spawn(async move { transports.punch(&addr, peer, role, patience).await });
+            dials.spawn(async move {
+                transports
+                    .punch(&addr, peer, role, patience, security)
+                    .await
+            });
         }
         let mut end = now() + self.config.punch_timeout;
         while now() < end {
