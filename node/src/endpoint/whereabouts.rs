@@ -14,7 +14,7 @@ use barewire_nat::autonat::{Reachability, TestedAddr};
 use barewire_transport::Connection;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Shared, State};
+use super::Shared;
 use crate::{
     addresses::{Addresses, Ignored, Interfaces, Observation, Scope},
     error::BindError,

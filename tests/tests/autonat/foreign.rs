@@ -3,16 +3,16 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use barewire_tests::{
     debian,
+    netns::{self, Netns},
     peers::{self, Foreign},
     process::{Failure, Process, text},
-    wan, within,
+    within,
 };
 use futures::future::try_join_all;
 use serde_json::Value;
@@ -28,12 +28,6 @@ const ALSO_HERE: &str = "5.5.9.3";
 const INSIDE: &str = "10.62.1.2";
 const GATEWAY: &str = "10.62.1.1";
 
-fn ip(args: &str) {
-    let output = Command::new("ip").args(args.split(' ')).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args}: {said}");
-}
-
 /// What is between the node and the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -47,83 +41,59 @@ enum Way {
 }
 
 /// Turned away aloud, or each dial would take its whole time.
-const REJECT: &str = "nft add table ip filter && \
-     nft add chain ip filter in '{ type filter hook input priority 0; }' && \
-     nft add rule ip filter in iifname eth0 meta l4proto tcp ct state new reject with tcp reset && \
-     nft add rule ip filter in iifname eth0 ct state new reject";
+const REJECT: &str = "table ip filter {
+    chain in {
+        type filter hook input priority 0;
+        iifname eth0 meta l4proto tcp ct state new reject with tcp reset
+        iifname eth0 ct state new reject
+    }
+}";
 
-/// Namespaces of the world, of one node in it, and of its router, deleted when dropped.
-struct Net(String);
+/// The world, one node in it, and its router.
+struct Net {
+    world: Netns,
+    _router: Netns,
+    home: Netns,
+}
 
 impl Net {
-    fn new(name: &str, way: Way) -> Self {
-        let net = Self(format!("bwa{}{name}", std::process::id()));
-        let [world, router, home] = ["w", "r", "h"].map(|side| net.name(side));
-        for namespace in [&world, &router, &home] {
-            ip(&format!("netns add {namespace}"));
-            ip(&format!("-n {namespace} link set lo up"));
-        }
+    fn new(way: Way) -> Result<Self, Failure> {
+        let (world, router, home) = (Netns::new("w")?, Netns::new("r")?, Netns::new("h")?);
         let translated = matches!(way, Way::Router | Way::Forwarding);
         let outermost = if translated { &router } else { &home };
-        ip(&format!(
-            "-n {world} link add name out type veth peer name eth0 netns {outermost}"
-        ));
+        netns::cable((&world, "out"), (outermost, "eth0"))?;
         for addr in SERVERS {
-            ip(&format!("-n {world} addr add {addr}/16 dev out"));
+            world.ip(&format!("addr add {addr}/16 dev out"))?;
         }
         for addr in [HERE, ALSO_HERE] {
-            ip(&format!("-n {outermost} addr add {addr}/16 dev eth0"));
+            outermost.ip(&format!("addr add {addr}/16 dev eth0"))?;
         }
-        ip(&format!("-n {world} link set out up"));
-        ip(&format!("-n {outermost} link set eth0 up"));
         if translated {
-            ip(&format!(
-                "-n {router} link add name lan type veth peer name eth0 netns {home}"
-            ));
-            ip(&format!("-n {router} addr add {GATEWAY}/24 dev lan"));
-            ip(&format!("-n {home} addr add {INSIDE}/24 dev eth0"));
-            ip(&format!("-n {router} link set lan up"));
-            ip(&format!("-n {home} link set eth0 up"));
-            ip(&format!("-n {home} route add default via {GATEWAY}"));
-            let translate = "echo 1 > /proc/sys/net/ipv4/ip_forward && \
-                 nft add table ip nat && \
-                 nft add chain ip nat post '{ type nat hook postrouting priority 100; }' && \
-                 nft add chain ip nat pre '{ type nat hook prerouting priority -100; }' && \
-                 nft add rule ip nat post oifname eth0 masquerade";
-            net.shell("r", translate);
+            netns::cable((&router, "lan"), (&home, "eth0"))?;
+            router.ip(&format!("addr add {GATEWAY}/24 dev lan"))?;
+            home.ip(&format!("addr add {INSIDE}/24 dev eth0"))?;
+            home.ip(&format!("route add default via {GATEWAY}"))?;
+            router.sysctl("net.ipv4.ip_forward=1")?;
+            router.nft(
+                "table ip nat {
+                    chain post { type nat hook postrouting priority 100; oifname eth0 masquerade; }
+                    chain pre { type nat hook prerouting priority -100; }
+                }",
+            )?;
         }
         match way {
             Way::Open => {}
-            Way::Firewall => net.shell("h", REJECT),
-            Way::Router => net.shell("r", REJECT),
-            Way::Forwarding => {
-                let to =
-                    format!("nft add rule ip nat pre iifname eth0 tcp dport 4001 dnat to {INSIDE}");
-                net.shell("r", &to);
-            }
+            Way::Firewall => home.nft(REJECT)?,
+            Way::Router => router.nft(REJECT)?,
+            Way::Forwarding => router.nft(&format!(
+                "add rule ip nat pre iifname eth0 tcp dport 4001 dnat to {INSIDE}"
+            ))?,
         }
-        net
-    }
-
-    fn shell(&self, side: &str, commands: &str) {
-        let mut shell = Command::new("ip");
-        shell.args(["netns", "exec", &self.name(side), "sh", "-c", commands]);
-        let output = shell.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{commands}: {said}");
-    }
-
-    fn name(&self, side: &str) -> String {
-        format!("{}{side}", self.0)
-    }
-
-    fn start(&self, side: &str, program: &Path, args: &[&str]) -> Result<Process, Failure> {
-        let mut command = tokio::process::Command::new("ip");
-        command
-            .args(["netns", "exec", &self.name(side)])
-            .arg(program)
-            .args(args);
-        Process::spawn(command)
+        Ok(Self {
+            world,
+            _router: router,
+            home,
+        })
     }
 
     /// A listener in the world.
@@ -134,7 +104,7 @@ impl Net {
         more: &[&str],
     ) -> Result<(Process, String), Failure> {
         let args = [&["listen", "--json", "--listen", at][..], more].concat();
-        let mut process = self.start("w", program, &args)?;
+        let mut process = start(&self.world, program, &args)?;
         let addr = process.listening(DEADLINE).await?;
         Ok((process, addr))
     }
@@ -164,17 +134,14 @@ impl Net {
             args.extend(["--keep", addr]);
         }
         args.extend(more);
-        self.start("h", ours, &args).unwrap()
+        start(&self.home, ours, &args).unwrap()
     }
 }
 
-impl Drop for Net {
-    fn drop(&mut self) {
-        for side in ["h", "r", "w"] {
-            let args = ["netns", "del", &self.name(side)];
-            drop(Command::new("ip").args(args).output());
-        }
-    }
+fn start(side: &Netns, program: &Path, args: &[&str]) -> Result<Process, Failure> {
+    let mut command = side.command(program);
+    command.args(args);
+    Process::spawn(command)
 }
 
 fn tcp(ip: &str) -> String {
@@ -197,7 +164,7 @@ fn ready() -> Option<&'static Stacks> {
 }
 
 fn stacks() -> Option<Stacks> {
-    if !wan::available() {
+    if !netns::available() {
         barewire_tests::skip("needs root and iproute2 for network namespaces");
         return None;
     }
@@ -234,7 +201,7 @@ async fn all(node: &mut Process, kind: &str, count: usize) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gos_servers_find_our_node_reachable() {
     let Some(stacks) = ready() else { return };
-    let net = Net::new("p", Way::Open);
+    let net = Net::new(Way::Open).unwrap();
     let servers = net.servers(&stacks.go, &[]).await;
     let begun = Instant::now();
     let listen = [tcp(HERE), quic(HERE), tcp(ALSO_HERE)];
@@ -251,7 +218,7 @@ async fn gos_servers_find_our_node_reachable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gos_servers_find_our_node_unreachable() {
     let Some(stacks) = ready() else { return };
-    let net = Net::new("f", Way::Firewall);
+    let net = Net::new(Way::Firewall).unwrap();
     let servers = net.servers(&stacks.go, &[]).await;
     let mut node = net.node(&stacks.ours, &[tcp(HERE)], &servers, &[]);
     let event = all(&mut node, "private", 1).await;
@@ -262,13 +229,13 @@ async fn gos_servers_find_our_node_unreachable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gos_servers_of_version_1_will_do() {
     let Some(stacks) = ready() else { return };
-    for (name, way) in [("1", Way::Open), ("2", Way::Firewall)] {
+    for way in [Way::Open, Way::Firewall] {
         // Theirs takes 15 s to say no.
         let firewall = way == Way::Firewall;
         if firewall && !barewire_tests::full() {
             continue;
         }
-        let net = Net::new(name, way);
+        let net = Net::new(way).unwrap();
         let servers = net.servers(&stacks.go, &["--v1"]).await;
         let mut node = net.node(&stacks.ours, &[tcp(HERE)], &servers, &[]);
         let event = node.expect("reachability", DEADLINE).await.unwrap();
@@ -288,7 +255,7 @@ async fn go_asks(
     more: &[&str],
 ) -> Result<Value, Failure> {
     let args = [&["autonat", server, "--listen", listen][..], more].concat();
-    let mut process = net.start("h", go, &args)?;
+    let mut process = start(&net.home, go, &args)?;
     let event = process.expect("autonat", DEADLINE).await?;
     Ok(event)
 }
@@ -297,9 +264,9 @@ async fn go_asks(
 async fn our_server_dials_gos_clients() {
     let Some(stacks) = ready() else { return };
     let mut failures = Vec::new();
-    for (name, way, kind) in [("o", Way::Open, "Public"), ("c", Way::Firewall, "Private")] {
+    for (way, kind) in [(Way::Open, "Public"), (Way::Firewall, "Private")] {
         let firewall = way == Way::Firewall;
-        let net = Net::new(name, way);
+        let net = Net::new(way).unwrap();
         let more = ["--autonat-server"];
         let server = net.listen(&stacks.ours, &tcp(SERVERS[0]), &more).await;
         let (_server, addr) = server.unwrap();
@@ -340,12 +307,12 @@ async fn our_server_dials_gos_clients() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relays_are_for_those_who_need_them() {
     let Some(stacks) = ready() else { return };
-    for (name, way, listen, kind) in [
-        ("x", Way::Firewall, HERE, "private"),
-        ("y", Way::Router, "0.0.0.0", "private"),
-        ("z", Way::Forwarding, "0.0.0.0", "public"),
+    for (way, listen, kind) in [
+        (Way::Firewall, HERE, "private"),
+        (Way::Router, "0.0.0.0", "private"),
+        (Way::Forwarding, "0.0.0.0", "public"),
     ] {
-        let net = Net::new(name, way);
+        let net = Net::new(way).unwrap();
         let servers = net.servers(&stacks.ours, &["--relay-server"]).await;
         let more = ["--relay", &servers[0].1, "--relay-auto"];
         let mut node = net.node(&stacks.ours, &[tcp(listen)], &servers, &more);
@@ -363,7 +330,7 @@ async fn relays_are_for_those_who_need_them() {
         println!("{way:?}: {event}: reached at {at}");
         // What it tells others is where it can be reached, and not where it cannot.
         let identify = ["identify", &at, "--json"];
-        let mut asked = net.start("w", &stacks.ours, &identify).unwrap();
+        let mut asked = start(&net.world, &stacks.ours, &identify).unwrap();
         let told = asked.expect("identify", DEADLINE).await.unwrap();
         let told = told["listen_addrs"].to_string();
         assert_eq!(told.contains("/p2p-circuit"), kind == "private", "{told}");
