@@ -167,6 +167,9 @@ pub struct Config {
     pub announce_max_message_size: bool,
     /// Events that wait to be polled; beyond them new ones are counted and dropped. 65,536.
     pub max_events: usize,
+    /// Whether each receipt of a message is told by [`Event::Received`](crate::Event::Received), duplicates too. Off: it is for
+    /// those who measure how messages spread.
+    pub report_receipts: bool,
 }
 
 /// From when on an id is remembered.
@@ -481,6 +484,7 @@ impl Default for Config {
             partial_messages: None,
             announce_max_message_size: true,
             max_events: 65_536,
+            report_receipts: false,
         }
     }
 }

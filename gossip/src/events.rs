@@ -247,6 +247,18 @@ pub enum Event {
         /// Why.
         reason: PruneReason,
     },
+    /// A message came, once more or for the first time. Told only if [`Config::report_receipts`](crate::Config::report_receipts)
+    /// says so, and before anything is verified.
+    Received {
+        /// Who sent it.
+        peer: PeerKey,
+        /// The topic.
+        topic: Arc<str>,
+        /// Its id.
+        id: MessageId,
+        /// Whether the id was known already.
+        duplicate: bool,
+    },
     /// A message was not accepted.
     Rejected {
         /// Who sent it.

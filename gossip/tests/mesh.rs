@@ -538,3 +538,36 @@ fn nothing_is_left_after_churn() {
         );
     }
 }
+
+#[test]
+fn receipts_are_reported_only_when_asked_for() {
+    for asked in [false, true] {
+        let mut net = Net::new(3, &with(Config::default(), |c| c.report_receipts = asked));
+        net.connect_all();
+        net.subscribe_all("t");
+        net.seconds(2);
+        let receipt = net.publish(0, "t", vec![1; 50]);
+        net.seconds(1);
+        for n in 1..3 {
+            let reported: Vec<bool> = net.nodes[n]
+                .events
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Received {
+                        topic,
+                        id,
+                        duplicate,
+                        ..
+                    } => {
+                        assert_eq!((&**topic, Some(id)), ("t", receipt.id.as_ref()));
+                        Some(*duplicate)
+                    }
+                    _ => None,
+                })
+                .collect();
+            // From its author, and from the other who got it.
+            let expected: &[bool] = if asked { &[false, true] } else { &[] };
+            assert_eq!(reported, expected, "node {n}");
+        }
+    }
+}

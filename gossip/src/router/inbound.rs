@@ -215,6 +215,15 @@ impl Router {
         };
         let id = entry.config.message_id.id(&message);
         let key = self.keys.id_key(id.as_bytes());
+        if self.config.report_receipts {
+            let topic = entry.name.clone();
+            self.event(Event::Received {
+                peer: sender,
+                topic,
+                id: id.clone(),
+                duplicate: self.seen.find(key).is_some(),
+            });
+        }
         let mut rival_of = None;
         if let Some(record) = self.seen.find(key) {
             let verifying = self

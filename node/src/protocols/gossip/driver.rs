@@ -687,6 +687,7 @@ fn key_of(event: &Event) -> Option<PeerKey> {
         | Event::Unsubscribed { peer, .. }
         | Event::Grafted { peer, .. }
         | Event::Pruned { peer, .. }
+        | Event::Received { peer, .. }
         | Event::Rejected { peer, .. }
         | Event::Dropped { peer, .. }
         | Event::Penalty { peer, .. }

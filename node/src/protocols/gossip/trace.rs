@@ -73,6 +73,15 @@ impl TraceWriter {
                 "pruned",
                 json!({"topic": &**topic, "reason": format!("{reason:?}")}),
             ),
+            Event::Received {
+                topic,
+                id,
+                duplicate,
+                ..
+            } => (
+                "received",
+                json!({"topic": &**topic, "id": hex(id), "duplicate": duplicate}),
+            ),
             Event::Rejected { topic, reason, .. } => (
                 "rejected",
                 json!({"topic": &**topic, "reason": format!("{reason:?}")}),
