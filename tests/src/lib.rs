@@ -6,8 +6,10 @@ use std::time::Duration;
 pub mod attack;
 pub mod cgroup;
 pub mod debian;
+pub mod gossip;
 pub mod nat;
 pub mod netns;
+
 pub mod peers;
 pub mod process;
 pub mod usage;

@@ -196,6 +196,14 @@ impl Process {
         }
     }
 
+    /// Closes stdin, and returns the event of this name that it says before it ends with exit code 0.
+    pub async fn finish(mut self, name: &str, within: Duration) -> Result<Value, Failure> {
+        drop(self.child.stdin.take());
+        let event = self.expect(name, within).await?;
+        self.stop(within).await?;
+        Ok(event)
+    }
+
     /// Kills it the hard way and reaps it.
     pub async fn kill(&mut self) -> Result<(), Failure> {
         Ok(self.child.kill().await?)
