@@ -138,9 +138,11 @@ pub(crate) enum Command {
     #[command(
         after_help = "Reads IS_DIALER, REDIS_ADDR, TEST_KEY, TRANSPORT (tcp, ws, quic-v1), SECURE_CHANNEL, MUXER and LISTENER_IP,\n\
             for a perf test also UPLOAD_BYTES, DOWNLOAD_BYTES and …_ITERATIONS; or the older lower-case names. The harness for\n\
-            hole punching sets IS_RELAY, RELAY_IP, IS_DIALER, REDIS_ADDR, TEST_KEY and TRANSPORT.\n\n\
-            Example:\n  IS_DIALER=false REDIS_ADDR=127.0.0.1:6379 TEST_KEY=a5b50d5e TRANSPORT=ws SECURE_CHANNEL=noise \\\n    \
-            MUXER=yamux LISTENER_IP=0.0.0.0 barewire interop"
+            hole punching sets IS_RELAY, RELAY_IP, IS_DIALER, REDIS_ADDR, TEST_KEY and TRANSPORT. That of gossipsub gives a\n\
+            script and each node a host name such as node7.\n\n\
+            Examples:\n  IS_DIALER=false REDIS_ADDR=127.0.0.1:6379 TEST_KEY=a5b50d5e TRANSPORT=ws SECURE_CHANNEL=noise \\\n    \
+            MUXER=yamux LISTENER_IP=0.0.0.0 barewire interop\n  \
+            barewire interop gossip --params params.json"
     )]
     Interop(crate::interop::InteropArgs),
 }

@@ -7,6 +7,7 @@
 use std::{
     env, fmt,
     net::{IpAddr, ToSocketAddrs, UdpSocket},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     args::{Args, Command, NodeArgs},
     failure::Failure,
-    hole_punch,
+    gossip_script, hole_punch,
     listen::endpoint,
     remote::Watch,
 };
@@ -38,6 +39,9 @@ pub(crate) struct InteropArgs {
     /// Which harness asks.
     #[arg(value_enum, default_value = "transport")]
     harness: Harness,
+    /// Script of the harness for gossipsub.
+    #[arg(long, value_name = "FILE", required_if_eq("harness", "gossip"))]
+    params: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -46,6 +50,8 @@ enum Harness {
     Transport,
     /// That of hole punching.
     HolePunch,
+    /// That of gossipsub: follows the script of --params as the node that the host name says, such as node7.
+    Gossip,
 }
 
 /// What the environment asks for.
@@ -240,8 +246,11 @@ pub(crate) fn node_args(security: Option<&str>) -> Result<NodeArgs, Failure> {
 
 /// Plays the part the environment names.
 pub(crate) async fn run(args: &InteropArgs) -> Result<(), Failure> {
-    if args.harness == Harness::HolePunch {
-        return hole_punch::run().await;
+    match (args.harness, &args.params) {
+        (Harness::HolePunch, _) => return hole_punch::run().await,
+        (Harness::Gossip, Some(script)) => return gossip_script::run(script).await,
+        // The command line has asked for the file.
+        (Harness::Gossip, None) | (Harness::Transport, _) => {}
     }
     let plan = Plan::read()?;
     if plan.dialer {

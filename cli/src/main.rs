@@ -10,6 +10,8 @@ mod discovery;
 mod doctor;
 mod failure;
 mod gossip;
+mod gossip_parts;
+mod gossip_script;
 mod gossip_sim;
 mod hole_punch;
 mod interop;

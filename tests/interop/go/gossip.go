@@ -15,6 +15,7 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
@@ -81,6 +82,13 @@ func newGossip(ctx context.Context, opts *options, h host.Host) (*gossip, error)
 		if opts.heartbeat > 0 {
 			params.HeartbeatInterval = opts.heartbeat
 		}
+		if opts.meshDegree > 0 {
+			params.D, params.Dlo, params.Dhi, params.Dscore = opts.meshDegree, opts.meshDegree, opts.meshDegree, opts.meshDegree
+			params.Dout = 0
+		}
+		if opts.pruneBackoff > 0 {
+			params.PruneBackoff = opts.pruneBackoff
+		}
 		psOpts = append(psOpts,
 			pubsub.WithGossipSubProtocols(all[newest:], pubsub.GossipSubDefaultFeatures),
 			pubsub.WithGossipSubParams(params),
@@ -90,7 +98,24 @@ func newGossip(ctx context.Context, opts *options, h host.Host) (*gossip, error)
 	if err != nil {
 		return nil, err
 	}
+	if opts.validationTime > 0 {
+		for _, topic := range opts.topics {
+			if err := ps.RegisterTopicValidator(topic, slowly(opts.validationTime)); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return &gossip{opts: opts, host: h, pubsub: ps, traced: traced}, nil
+}
+
+// slowly accepts everything of others, after a while.
+func slowly(delay time.Duration) pubsub.ValidatorEx {
+	return func(ctx context.Context, _ peer.ID, message *pubsub.Message) pubsub.ValidationResult {
+		if !message.Local {
+			time.Sleep(delay)
+		}
+		return pubsub.ValidationAccept
+	}
 }
 
 // dialled is a gossiping host without a listener, connected to every address.

@@ -29,8 +29,9 @@ type tracer struct {
 	sent, got  control
 }
 
-// control counts what RPCs carried besides messages: message ids, or grafts and prunes.
+// control counts what RPCs carried: messages, and besides them message ids, or grafts and prunes.
 type control struct {
+	Messages  int `json:"messages"`
 	IHave     int `json:"ihave"`
 	IWant     int `json:"iwant"`
 	Graft     int `json:"graft"`
@@ -191,6 +192,7 @@ func (t *tracer) DeliverMessage(*pubsub.Message)  {}
 func (t *tracer) ThrottlePeer(peer.ID)            {}
 
 func (c *control) add(rpc *pubsub.RPC) {
+	c.Messages += len(rpc.Publish)
 	all := rpc.GetControl()
 	if all == nil {
 		return

@@ -33,6 +33,10 @@ func newHost(opts *options, listen []string) (host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newHostWith(key, opts, listen)
+}
+
+func newHostWith(key crypto.PrivKey, opts *options, listen []string) (host.Host, error) {
 	hostOpts := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.UserAgent(agent),

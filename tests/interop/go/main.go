@@ -25,7 +25,8 @@ options: --key FILE --security noise|tls --muxer yamux --no-early-muxer --psk FI
          --ws-cert FILE --ws-key FILE --ws-ca FILE
          --count N --concurrency N --size BYTES --upload BYTES --download BYTES --protocol ID --by local|remote
 gossip:  --version 1.0|1.1|1.2|1.3|floodsub --sign strict|none|anonymous --message-id default|sha256 --max-message-size BYTES
-         --heartbeat-ms MS --peer-exchange --verbose --quiet`
+         --heartbeat-ms MS --mesh-degree N --prune-backoff-ms MS --validation-ms MS --peer-exchange --verbose --quiet
+  peer-go interop gossip --params FILE`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -39,7 +40,7 @@ func run(args []string) error {
 		return fmt.Errorf("no command given\n%s", usage)
 	}
 	command, rest := args[0], args[1:]
-	if command == "bench" || command == "rendezvous" {
+	if command == "bench" || command == "rendezvous" || command == "interop" {
 		if len(rest) == 0 {
 			return fmt.Errorf("%s needs a second word\n%s", command, usage)
 		}
@@ -56,6 +57,8 @@ func run(args []string) error {
 		return subscribeTopics(opts)
 	case "publish":
 		return publishMessages(opts)
+	case "interop gossip":
+		return followScript(opts)
 	}
 	client, known := map[string]func(*options, *target) error{
 		"identify":          identifyPeer,

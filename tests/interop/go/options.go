@@ -62,7 +62,11 @@ type options struct {
 	messageID      string
 	maxMessageSize byteSize
 	heartbeat      time.Duration
+	meshDegree     int
+	pruneBackoff   time.Duration
+	validationTime time.Duration
 	peerExchange   bool
+	params         string
 	fanout         bool
 	leave          bool
 	verbose        bool
@@ -122,6 +126,10 @@ func parseOptions(args []string) (*options, error) {
 	set.StringVar(&opts.messageID, "message-id", "default", "default or sha256")
 	set.Var(&opts.maxMessageSize, "max-message-size", "largest RPC")
 	set.Func("heartbeat-ms", "heartbeat of the router", millis(&opts.heartbeat))
+	set.IntVar(&opts.meshDegree, "mesh-degree", 0, "peers in a mesh, neither more nor fewer")
+	set.Func("prune-backoff-ms", "how long who is pruned must not come back", millis(&opts.pruneBackoff))
+	set.Func("validation-ms", "how long a message is looked at before it is passed on", millis(&opts.validationTime))
+	set.StringVar(&opts.params, "params", "", "script of the public harness for gossipsub")
 	set.BoolVar(&opts.peerExchange, "peer-exchange", false, "send signed records to whom is pruned")
 	set.BoolVar(&opts.fanout, "fanout", false, "publish without joining the mesh")
 	set.BoolVar(&opts.leave, "leave", false, "unsubscribe after the last message and stay connected")
