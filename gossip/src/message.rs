@@ -211,7 +211,7 @@ pub enum RejectReason {
     UnexpectedAuthInfo,
     /// The sequence number has not eight bytes.
     InvalidSeqno,
-    /// The author is we, but we did not send it.
+    /// The author is we, but we sent nothing of this id lately.
     SelfOrigin,
     /// Longer than the topic allows.
     TooLarge,

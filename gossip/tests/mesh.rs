@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use barewire_gossip::{
     Acceptance, Config, DropReason, Event, MessageIdFn, PartialLimits, PeerLimits, PublishError,
-    PublishOptions, QueueLimits, RttPreference, SeqnoPolicy, SignaturePolicy, SubscribeOptions,
-    Version,
+    PublishOptions, QueueLimits, RttPreference, ScoreParams, SeqnoPolicy, SignaturePolicy,
+    SubscribeOptions, Version,
 };
 use bytes::Bytes;
 use common::{Net, Victim, graft, publish, subscribe, with};
@@ -570,4 +570,29 @@ fn receipts_are_reported_only_when_asked_for() {
             assert_eq!(reported, expected, "node {n}");
         }
     }
+}
+
+#[test]
+fn an_own_message_that_comes_back_blames_nobody() {
+    let config = with(Config::default(), |c| {
+        c.score = Some(ScoreParams::adversarial())
+    });
+    let mut victim = Victim::new(&config);
+    victim.net.subscribe(0, "t");
+    let peer = victim.peer(Version::V1_1, false);
+    victim.send(peer, &subscribe("t"));
+    victim.heartbeat();
+    victim.net.publish(0, "t", vec![1; 50]);
+    let (sent, _) = victim.take(peer);
+    let own = sent.iter().find_map(|rpc| rpc.publish.first()).unwrap();
+    victim.send(peer, &publish(own.clone()));
+    assert!(victim.score(peer) >= 0.0);
+    honest(&victim.net);
+    assert_eq!(victim.router().metrics().duplicates, 1);
+    // What we never said is another matter.
+    let mut forged = own.clone();
+    forged.seqno = Some(vec![9; 8]);
+    victim.send(peer, &publish(forged));
+    assert!(victim.score(peer) < 0.0);
+    assert!(victim.net.nodes[0].delivered.is_empty());
 }

@@ -202,7 +202,14 @@ impl Router {
             .as_deref()
             .is_some_and(|from| from == self.local.as_bytes())
         {
-            self.invalid(sender, topic, RejectReason::SelfOrigin);
+            // Some stacks send a message to its author too when it came to them by another: no harm is meant.
+            let id = entry.config.message_id.id(&message);
+            let key = self.keys.id_key(id.as_bytes());
+            if self.seen.find(key).is_some() {
+                self.metrics.duplicates += 1;
+            } else {
+                self.invalid(sender, topic, RejectReason::SelfOrigin);
+            }
             return;
         }
         let policy = self.config.signature_policy;
