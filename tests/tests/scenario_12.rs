@@ -204,7 +204,7 @@ async fn a_sleeping_validator_slows_down_who_sends() {
     let pending = config.max_pending_per_peer * SIZE;
     let bound = (pending + config.queue.max_bytes + (16 << 20)) as u64;
     assert!(bytes < bound, "{bytes} of {bound}");
-    assert!(held.saturating_sub(before) < 2 * bound >> 10);
+    assert!(held.saturating_sub(before) < (2 * bound) >> 10);
     for (what, took) in ["a ping", "another topic"].into_iter().zip(longest) {
         within(what, took, Duration::from_millis(200));
     }

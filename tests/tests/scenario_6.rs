@@ -119,7 +119,7 @@ async fn spread(members: &mut [Member], numbers: std::ops::Range<usize>) {
         members.iter_mut().for_each(Member::drain);
     }
     let begun = Instant::now();
-    for at in 0..count {
+    for (at, member) in members.iter_mut().enumerate() {
         let missing = |member: &Member| {
             let own = |number: usize, topic: usize| (number + 7 * topic) % count == at;
             numbers
@@ -131,16 +131,13 @@ async fn spread(members: &mut [Member], numbers: std::ops::Range<usize>) {
                 })
                 .count()
         };
-        while missing(&members[at]) > 0 {
-            assert!(
-                begun.elapsed() < SOON,
-                "node {at} misses {}",
-                missing(&members[at])
-            );
+        while missing(member) > 0 {
+            let missing = missing(member);
+            assert!(begun.elapsed() < SOON, "node {at} misses {missing}");
             tokio::time::sleep(Duration::from_millis(10)).await;
-            members[at].drain();
+            member.drain();
         }
-        let twice = members[at].got.values().filter(|times| **times > 1).count();
+        let twice = member.got.values().filter(|times| **times > 1).count();
         assert_eq!(twice, 0, "node {at}");
     }
 }
