@@ -186,7 +186,8 @@ async fn subscriptions_come_and_go_with_py() {
     come_and_go(Foreign::Py).await;
 }
 
-/// Our mesh is full, so that a second peer is pruned: it comes back after the backoff that it was told, and not before.
+/// Our mesh is full, so that a second peer is pruned: it comes back after the backoff that it was told, and not before. py-libp2p
+/// does not wait.
 async fn they_keep_the_backoff(stack: Foreign) {
     let Some(program) = build(stack) else { return };
     let (hub, first) = (Node::start(narrow()).await, Node::start(quick()).await);
