@@ -45,7 +45,11 @@ fn messages() -> usize {
 
 fn beating(every: Duration) -> GossipConfig {
     let mut config = config();
-    config.router.heartbeat_interval = every;
+    let router = &mut config.router;
+    router.heartbeat_interval = every;
+    // A minute, as usual, outlasts five heartbeats: whoever was pruned by all that are left would have to wait for it.
+    router.prune_backoff = Duration::from_secs(1);
+    router.graft_flood_threshold = Duration::from_secs(1);
     config
 }
 
@@ -211,12 +215,12 @@ async fn everybody_gets_everything_once_and_meshes_heal() {
         "{} messages to {OWN} nodes in {took:.1?}, meshes of {degrees:?}",
         2 * messages()
     );
-    assert!(
-        degrees
-            .iter()
-            .all(|degree| (bounds.d_low..=bounds.d_high).contains(degree)),
-        "{degrees:?}"
-    );
+    assert!(*degrees.last().unwrap() <= bounds.d_high, "{degrees:?}");
+    // Who has just been pruned by another is below until its next heartbeat.
+    until("meshes within bounds", || async {
+        smallest_mesh(&members).await >= bounds.d_low
+    })
+    .await;
     for (stack, mut process) in others {
         let mut seen = BTreeSet::new();
         for _ in 0..2 * messages() {
