@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use barewire_base::Fault;
 
 use crate::{
-    MessageIdFn, RpcLimits, SeqnoPolicy, SignaturePolicy,
+    GaterParams, MessageIdFn, RpcLimits, SeqnoPolicy, SignaturePolicy,
     score::{ScoreParams, ScoreParamsError},
 };
 
@@ -153,6 +153,10 @@ pub struct Config {
     pub rtt_preference: Option<RttPreference>,
     /// Scoring; `None` as in go, where nothing is scored unless configured.
     pub score: Option<ScoreParams>,
+
+    /// What is done when messages come faster than they can be validated, beyond throwing away what is too much; `None` for
+    /// nothing, as in go unless configured.
+    pub gater: Option<GaterParams>,
 
     /// What holds for topics without an entry in `topics`.
     pub topic_defaults: TopicConfig,
@@ -369,6 +373,14 @@ pub enum ConfigError {
         /// As configured.
         value: f64,
     },
+    /// A weight is below that of a delivery.
+    #[error("{name} is {value}; it must be finite and at least 1")]
+    Weight {
+        /// Name of the field.
+        name: &'static str,
+        /// As configured.
+        value: f64,
+    },
     /// A time is out of range.
     #[error("{name} is {value:?}; it must lie between {min:?} and {max:?}")]
     Time {
@@ -478,6 +490,7 @@ impl Default for Config {
             queue: QueueLimits::default(),
             rtt_preference: None,
             score: None,
+            gater: None,
             topic_defaults: TopicConfig::default(),
             topics: BTreeMap::new(),
             test_extension: false,
@@ -538,6 +551,7 @@ impl Config {
             opportunistic_graft_peers: 4,
             seqno_policy: SeqnoPolicy::Increasing,
             score: Some(ScoreParams::adversarial()),
+            gater: Some(GaterParams::default()),
             ..Self::default()
         }
     }
@@ -569,6 +583,18 @@ impl Config {
         if let Some(rtt) = &self.rtt_preference {
             share("rtt_preference.share", rtt.share)?;
             not_zero("rtt_preference.sample", rtt.sample)?;
+        }
+        if let Some(gater) = &self.gater {
+            share("gater.threshold", gater.threshold)?;
+            share("gater.duplicate_weight", gater.duplicate_weight)?;
+            for (name, value) in [
+                ("gater.ignore_weight", gater.ignore_weight),
+                ("gater.reject_weight", gater.reject_weight),
+            ] {
+                if !value.is_finite() || value < 1.0 {
+                    return Err(ConfigError::Weight { name, value });
+                }
+            }
         }
         let (ms, s, hour) = (
             Duration::from_millis,
@@ -749,6 +775,15 @@ mod tests {
         assert!(matches!(
             refuse(|c| c.history_gossip = 6),
             ConfigError::History { .. }
+        ));
+        assert!(matches!(
+            refuse(|c| {
+                c.gater = Some(GaterParams {
+                    reject_weight: 0.5,
+                    ..GaterParams::default()
+                });
+            }),
+            ConfigError::Weight { .. }
         ));
         assert_eq!(
             refuse(|c| c.max_records = 0),

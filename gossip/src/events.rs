@@ -403,6 +403,8 @@ pub struct Metrics {
     pub ignored: u64,
     /// Messages not looked at because too many wait for verification or validation.
     pub throttled: u64,
+    /// Messages left out by the gater.
+    pub gated: u64,
     /// Messages of topics that we are not subscribed to.
     pub unsubscribed: u64,
     /// Signatures handed out to be checked.

@@ -114,6 +114,7 @@
 mod cache;
 mod config;
 mod events;
+mod gater;
 mod limits;
 mod message;
 mod payload;
@@ -135,6 +136,7 @@ pub use events::{
     Acceptance, ConnectRequest, Delivery, DropReason, Event, MessageHandle, Metrics, Misbehaviour,
     Output, PartialReceived, PeerKey, PeerStatus, PruneReason, Receipt, VerifyRequest, Version,
 };
+pub use gater::GaterParams;
 pub use limits::PeerLimits;
 pub use message::{
     Author, CustomIdFn, MessageId, MessageIdFn, OutgoingMessage, RejectReason, SeqnoPolicy,

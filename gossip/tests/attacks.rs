@@ -12,7 +12,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use barewire_base::{Multiaddr, peer_record::PeerRecord};
-use barewire_gossip::{Author, Config, Event, RpcError, ScoreParams, Version};
+use barewire_gossip::{Acceptance, Author, Config, Event, RpcError, ScoreParams, Version};
 use common::{
     Victim, control, graft, idontwant, ihave, iwant, keypair, message,
     proto::{ControlGraft, ControlMessage, ControlPrune, PeerInfo, Rpc, SubOpts},
@@ -629,4 +629,62 @@ fn row_50_one_address() {
         .router()
         .set_address(peers[0], Some("127.0.0.1".parse().unwrap()));
     println!("row 50: ten peers at one address score {crowded:.0} each");
+}
+
+/// Messages come faster than they are validated. Whose messages are of no use is read less, and all others are read.
+#[test]
+fn the_gater_leaves_out_who_wastes_validation() {
+    for gated in [true, false] {
+        let mut victim = Victim::new(&with(Config::default(), |c| {
+            c.gater = gated.then(barewire_gossip::GaterParams::default);
+            c.max_pending = 4;
+            c.topic_defaults.validate = true;
+        }));
+        victim.net.subscribe(0, "t");
+        let (hostile, honest) = (
+            victim.attacker(Version::V1_2),
+            victim.attacker(Version::V1_2),
+        );
+        for (peer, last) in [(hostile, 1), (honest, 2)] {
+            let address = Some([10, 0, 0, last].into());
+            victim.router().set_address(peer, address);
+            victim.send(peer, &subscribe("t"));
+        }
+        let authors = [1, 2].map(|n| Author::signed(&keypair(5_000 + n), 1));
+        let said = |victim: &mut Victim, peer, author: &Author, n: u8| {
+            victim.send(peer, &publish(message(author, "t", vec![n; 20])));
+        };
+        // One has sent what was accepted, the other what was rejected.
+        victim.net.nodes[0].acceptance = Some(Acceptance::Accept);
+        (0..10).for_each(|n| said(&mut victim, honest, &authors[1], n));
+        victim.net.nodes[0].acceptance = Some(Acceptance::Reject);
+        (0..10).for_each(|n| said(&mut victim, hostile, &authors[0], n));
+        // Nobody answers any more: what is beyond four is thrown away.
+        victim.net.nodes[0].acceptance = None;
+        (10..60).for_each(|n| said(&mut victim, honest, &authors[1], n));
+        let throttled = victim.router().metrics().throttled;
+        assert_eq!(throttled, 46);
+        let left_out = |victim: &mut Victim, peer, author: &Author, from: u8| {
+            let before = victim.router().metrics().gated;
+            (from..from + 100).for_each(|n| said(victim, peer, author, n));
+            victim.router().metrics().gated - before
+        };
+        assert_eq!(left_out(&mut victim, honest, &authors[1], 100), 0);
+        let of_hostile = left_out(&mut victim, hostile, &authors[0], 100);
+        println!("gated {gated}: {of_hostile} of 100 of the hostile peer's messages are left out");
+        assert!(if gated {
+            of_hostile > 90
+        } else {
+            of_hostile == 0
+        });
+        // A minute without throttling ends it.
+        let open = std::mem::take(&mut victim.net.nodes[0].open);
+        victim.net.nodes[0].acceptance = Some(Acceptance::Accept);
+        let now = victim.net.now;
+        for handle in open {
+            victim.router().validated(now, handle, Acceptance::Accept);
+        }
+        victim.net.seconds(61);
+        assert_eq!(left_out(&mut victim, hostile, &authors[0], 0), 0);
+    }
 }

@@ -53,6 +53,9 @@ impl Router {
     fn heartbeat(&mut self, now: Instant) {
         self.tick += 1;
         self.metrics.heartbeats += 1;
+        if let Some(gater) = &mut self.gater {
+            gater.decay(now);
+        }
         self.refresh_peers();
         self.punish_broken_promises(now);
         self.clear_backoffs(now);

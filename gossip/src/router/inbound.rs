@@ -9,6 +9,7 @@ use crate::{
     Event, MAX_MESSAGE_SIZE, Misbehaviour, Output, Payload, PeerKey, PeerLimits, PruneReason,
     RPC_OVERHEAD, RejectReason, SignaturePolicy, VerifyRequest,
     cache::State,
+    gater::Outcome,
     message,
     rpc::{self, Extensions, Rpc, RpcError, Subscription, WireMessage},
     topics::TopicIndex,
@@ -52,8 +53,15 @@ impl Router {
             self.metrics.rpcs_graylisted += 1;
             return Ok(());
         }
-        for message in rpc.publish {
-            self.message(now, index, message);
+        if direct || rpc.publish.is_empty() || self.admits(now, index) {
+            for message in rpc.publish {
+                self.message(now, index, message);
+            }
+        } else {
+            self.metrics.gated += rpc.publish.len() as u64;
+            for message in &rpc.publish {
+                self.leave_out(message);
+            }
         }
         self.extensions(index, rpc.control.extensions);
         if rpc.test_extension {
@@ -66,6 +74,28 @@ impl Router {
             self.control(now, index, &rpc.control);
         }
         Ok(())
+    }
+
+    /// What the gater says about the messages of an RPC.
+    fn admits(&mut self, now: Instant, index: u32) -> bool {
+        let (Some(gater), Some(peer)) = (&self.gater, self.peers.get(index)) else {
+            return true;
+        };
+        if !gater.is_on(now) {
+            return true;
+        }
+        let draw = (self.rng.next() >> 11) as f64 / (1u64 << 53) as f64;
+        gater.admits(peer, draw)
+    }
+
+    /// A message that is not looked at: who promised it has kept its word.
+    fn leave_out(&mut self, message: &WireMessage) {
+        let name = message.topic.as_deref().unwrap_or_default();
+        let topic = self.topics.find_bytes(name);
+        if let Some(entry) = topic.and_then(|topic| self.topics.get(topic)) {
+            let id = entry.config.message_id.id(message);
+            self.promises.keep(self.keys.id_key(id.as_bytes()));
+        }
     }
 
     fn subscription_changes(&mut self, index: u32, changes: &[Subscription]) {
@@ -246,7 +276,13 @@ impl Router {
         if !self.has_pending_room(index, message.encoded.len(), rival_of) {
             self.metrics.throttled += 1;
             self.promises.keep(key);
+            if let Some(gater) = &mut self.gater {
+                gater.throttled(now);
+            }
             return;
+        }
+        if let Some(gater) = &mut self.gater {
+            gater.validating();
         }
         let message = Arc::new(self.copy_out(message));
         if rival_of.is_none() && len >= self.config.idontwant_threshold {
@@ -355,6 +391,7 @@ impl Router {
     /// A message that is known came again.
     pub(super) fn duplicate(&mut self, now: Instant, index: u32, record: u32, key: u128) {
         self.metrics.duplicates += 1;
+        self.account(index, Outcome::Duplicate);
         self.seen.touch(key);
         let sender = self.peers.key(index);
         let Some(known) = self

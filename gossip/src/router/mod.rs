@@ -24,6 +24,7 @@ use crate::{
     Config, ConfigError, DropReason, Event, Metrics, Misbehaviour, OutFrame, Output, PeerKey,
     PeerLimits, PeerStatus, PruneReason, RPC_OVERHEAD, TopicConfig, Version,
     cache::{Promises, Records, Seen, Seqnos},
+    gater::{Gater, Outcome},
     peers::{Counters, Peer, Peers},
     queue::{MeshChange, SendQueue},
     random::{HashKeys, Rng},
@@ -53,6 +54,7 @@ pub struct Router {
     /// Topics that we publish to without being subscribed.
     fanout: BTreeSet<TopicIndex>,
     scorer: Scorer,
+    gater: Option<Gater>,
     seen: Seen,
     records: Records,
     promises: Promises,
@@ -91,6 +93,9 @@ impl Router {
             joined: BTreeSet::new(),
             fanout: BTreeSet::new(),
             scorer: Scorer::new(config.score.clone(), keys.map(), now),
+            gater: config
+                .gater
+                .map(|params| Gater::new(params, keys.map(), now)),
             seen: Seen::new(
                 now,
                 config.seen_ttl,
@@ -140,6 +145,9 @@ impl Router {
         }
         self.wake(now);
         let score = self.scorer.connect(&new.peer_id, new.address);
+        if let Some(gater) = &mut self.gater {
+            gater.connect(new.peer_id, new.address);
+        }
         let key = self.peers.insert(Peer {
             id: new.peer_id,
             version: new.version,
@@ -221,6 +229,9 @@ impl Router {
             self.report_drop(index, Some(message.key), DropReason::Disconnected);
         }
         if let Some(entry) = self.peers.remove(index) {
+            if let Some(gater) = &mut self.gater {
+                gater.disconnect(entry.id, entry.address);
+            }
             self.scorer.disconnect(now, entry, &mut self.topics);
         }
     }
@@ -485,6 +496,10 @@ impl Router {
             .check(peer)
             .and_then(|index| self.peers.get_mut(index))
         {
+            if let Some(gater) = &mut self.gater {
+                gater.disconnect(peer.id, peer.address);
+                gater.connect(peer.id, address);
+            }
             self.scorer.set_address(peer, address);
         }
     }
@@ -726,6 +741,13 @@ impl Router {
         }
         self.events_waiting += 1;
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Tells the gater what became of a message of a peer.
+    fn account(&mut self, index: u32, outcome: Outcome) {
+        if let (Some(gater), Some(peer)) = (&mut self.gater, self.peers.get(index)) {
+            gater.count(peer, outcome);
+        }
     }
 
     /// P7.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::Router;
 use crate::{
     Acceptance, Delivery, Event, MessageHandle, Output, RejectReason, SeqnoPolicy, cache::State,
+    gater::Outcome,
 };
 
 impl Router {
@@ -121,6 +122,18 @@ impl Router {
         };
         let (topic, first) = (record.topic, record.first);
         let senders: Vec<_> = record.others.clone();
+        let outcome = match acceptance {
+            Acceptance::Accept => Some(Outcome::Delivered),
+            Acceptance::Ignore => Some(Outcome::Ignored),
+            // Counted with those who sent it too.
+            Acceptance::Reject => None,
+        };
+        if let (Some(outcome), Some(index)) = (outcome, first.and_then(|k| self.peers.check(k))) {
+            self.account(index, outcome);
+        }
+        let Some(record) = self.records.get_mut(index) else {
+            return;
+        };
         match acceptance {
             Acceptance::Accept => {
                 record.state = State::Valid(now);
@@ -272,6 +285,9 @@ impl Router {
         reason: RejectReason,
     ) {
         self.metrics.rejected += 1;
+        if let Some(index) = self.peers.check(sender) {
+            self.account(index, Outcome::Rejected);
+        }
         let Some(name) = self.topics.get(topic).map(|t| t.name.clone()) else {
             return;
         };

@@ -67,6 +67,7 @@ impl MetricsSource for Common {
                 ("rejected", m.rejected),
                 ("ignored", m.ignored),
                 ("throttled", m.throttled),
+                ("gated", m.gated),
                 ("unsubscribed", m.unsubscribed),
                 ("published", m.published),
                 ("queued", m.messages_queued),
