@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use barewire_base::{Keypair, Multiaddr, Protocol};
-use barewire_nat::dcutr::{Attempts, AttemptsConfig, Exchange, MAX_ADDRS, MAX_MESSAGE, PunchMessage, Step};
+use barewire_nat::dcutr::{
+    Attempts, AttemptsConfig, Exchange, MAX_ADDRS, MAX_MESSAGE, PunchMessage, Step,
+};
 use libfuzzer_sys::fuzz_target;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);

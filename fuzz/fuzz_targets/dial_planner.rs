@@ -17,13 +17,34 @@ const DIALS: usize = 5;
 #[derive(Arbitrary, Debug)]
 enum Op {
     /// A new dial in this place; the old one is given up.
-    New { dial: u8, peer: Option<u8>, by_user: bool },
-    Add { dial: u8, addrs: Vec<(u8, u8, u8)> },
-    Next { dial: u8 },
-    Fail { dial: u8, attempt: u8, random: f64, outcome: u8 },
-    Succeed { dial: u8, attempt: u8 },
-    Abandon { dial: u8 },
-    Pass { millis: u16 },
+    New {
+        dial: u8,
+        peer: Option<u8>,
+        by_user: bool,
+    },
+    Add {
+        dial: u8,
+        addrs: Vec<(u8, u8, u8)>,
+    },
+    Next {
+        dial: u8,
+    },
+    Fail {
+        dial: u8,
+        attempt: u8,
+        random: f64,
+        outcome: u8,
+    },
+    Succeed {
+        dial: u8,
+        attempt: u8,
+    },
+    Abandon {
+        dial: u8,
+    },
+    Pass {
+        millis: u16,
+    },
 }
 
 struct Dial {
@@ -53,7 +74,9 @@ impl Hosts {
     }
 
     fn uncount(&mut self, attempt: &Running) {
-        let Some((ip, since)) = attempt.counted else { return };
+        let Some((ip, since)) = attempt.counted else {
+            return;
+        };
         let times = self.0.entry(ip).or_default();
         if let Some(at) = times.iter().position(|at| *at == since) {
             times.remove(at);
@@ -98,7 +121,11 @@ fuzz_target!(|ops: Vec<Op>| {
     let mut hosts = Hosts::default();
     for op in ops.into_iter().take(500) {
         match op {
-            Op::New { dial, peer, by_user } => {
+            Op::New {
+                dial,
+                peer,
+                by_user,
+            } => {
                 let dial = &mut dials[usize::from(dial) % DIALS];
                 planner.abandon(&mut dial.plan);
                 *dial = Dial::new(peer, by_user);
@@ -114,7 +141,10 @@ fuzz_target!(|ops: Vec<Op>| {
                         assert!(dial.started.insert(addr.clone()), "dialled twice");
                         let ip = addr.ip().filter(|ip| !dial.by_user && !ip.is_loopback());
                         if let Some(ip) = ip {
-                            assert!(hosts.count(now, ip) <= limits.max_per_ip, "too many of {ip}");
+                            assert!(
+                                hosts.count(now, ip) <= limits.max_per_ip,
+                                "too many of {ip}"
+                            );
                         }
                         let counted = ip.map(|ip| (ip, now));
                         dial.running.push(Running { id, counted });
@@ -128,7 +158,12 @@ fuzz_target!(|ops: Vec<Op>| {
                 }
                 assert!(dial.started.len() <= limits.max_addresses);
             }
-            Op::Fail { dial, attempt, random, outcome } => {
+            Op::Fail {
+                dial,
+                attempt,
+                random,
+                outcome,
+            } => {
                 let dial = &mut dials[usize::from(dial) % DIALS];
                 if !dial.running.is_empty() {
                     let at = usize::from(attempt) % dial.running.len();
@@ -153,7 +188,9 @@ fuzz_target!(|ops: Vec<Op>| {
                     assert_eq!(ran.len(), dial.running.len());
                     // Nor do those count that the success has cancelled.
                     hosts.uncount(&won);
-                    dial.running.drain(..).for_each(|attempt| hosts.uncount(&attempt));
+                    dial.running
+                        .drain(..)
+                        .for_each(|attempt| hosts.uncount(&attempt));
                     assert_eq!(planner.next(now, &mut dial.plan), Step::Done);
                 }
             }
@@ -177,7 +214,9 @@ fuzz_target!(|ops: Vec<Op>| {
     for dial in &mut dials {
         for _ in 0..200 {
             match planner.next(now, &mut dial.plan) {
-                Step::Start(id, _) => planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable),
+                Step::Start(id, _) => {
+                    planner.failed(now, 0.0, &mut dial.plan, id, Outcome::Unreachable)
+                }
                 Step::Wait(until) => now = until,
                 Step::Running => {
                     let id = dial.running.pop().expect("one runs").id;

@@ -48,7 +48,10 @@ fuzz_target!(|input: Input<'_>| {
             Reply::V6(ips) => Ok(Answer::V6(ips.into_iter().map(Into::into).collect())),
             Reply::Txt(texts) => Ok(Answer::Txt(texts.into_iter().map(Into::into).collect())),
             Reply::Dnsaddr(texts) => Ok(Answer::Txt(
-                texts.into_iter().map(|text| format!("dnsaddr={text}").into_bytes()).collect(),
+                texts
+                    .into_iter()
+                    .map(|text| format!("dnsaddr={text}").into_bytes())
+                    .collect(),
             )),
             Reply::Fails => Err(LookupError::Timeout),
             Reply::GiveUp => {

@@ -49,7 +49,11 @@ fn check(info: &PeerInfo) {
     let kept = info.agent_version.len()
         + info.protocol_version.len()
         + info.protocols.iter().map(|p| p.len()).sum::<usize>()
-        + info.listen_addrs.iter().map(|a| a.as_bytes().len()).sum::<usize>();
+        + info
+            .listen_addrs
+            .iter()
+            .map(|a| a.as_bytes().len())
+            .sum::<usize>();
     assert!(kept <= 2 * MAX_TOTAL);
 }
 
@@ -118,7 +122,11 @@ fuzz_target!(|input: Input<'_>| match input {
         assert_eq!(info.agent_version, agent);
         assert_eq!(info.observed_addr, observed);
         if !record {
-            assert!(info.listen_addrs.iter().eq(listen_addrs.iter().take(info.listen_addrs.len())));
+            assert!(
+                info.listen_addrs
+                    .iter()
+                    .eq(listen_addrs.iter().take(info.listen_addrs.len()))
+            );
         }
     }
 });

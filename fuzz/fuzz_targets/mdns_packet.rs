@@ -27,7 +27,11 @@ enum Op {
 }
 
 fn addrs(count: u8) -> Vec<Multiaddr> {
-    let one = |port| format!("/ip4/192.0.2.1/tcp/{port}").parse().expect("an address");
+    let one = |port| {
+        format!("/ip4/192.0.2.1/tcp/{port}")
+            .parse()
+            .expect("an address")
+    };
     (0..count % 32).map(one).collect()
 }
 
@@ -47,7 +51,9 @@ fuzz_target!(|ops: Vec<Op>| {
             }
             Op::Query => beacon.handle_packet(now, &query()),
             Op::Told { ttl, port } => {
-                let addr: Multiaddr = format!("/ip4/192.0.2.1/tcp/{port}").parse().expect("an address");
+                let addr: Multiaddr = format!("/ip4/192.0.2.1/tcp/{port}")
+                    .parse()
+                    .expect("an address");
                 let addr = addr.with_peer(*OTHER).expect("no peer yet");
                 beacon.handle_packet(now, &response("x", ttl.into(), &[addr]));
             }

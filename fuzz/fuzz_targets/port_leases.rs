@@ -18,8 +18,13 @@ enum Op {
     Wait(u16),
     Ports(Vec<(bool, u8)>),
     /// Of the ports that are asked for, that one.
-    Mapped { which: u8, lifetime: u32 },
-    Failed { which: u8 },
+    Mapped {
+        which: u8,
+        lifetime: u32,
+    },
+    Failed {
+        which: u8,
+    },
     Reset,
 }
 
@@ -33,7 +38,10 @@ fuzz_target!(|ops: Vec<Op>| {
         match op {
             Op::Wait(seconds) => now += Duration::from_secs(seconds.into()),
             Op::Ports(ports) => {
-                let ports: Vec<_> = ports.iter().map(|(udp, number)| port(*udp, *number)).collect();
+                let ports: Vec<_> = ports
+                    .iter()
+                    .map(|(udp, number)| port(*udp, *number))
+                    .collect();
                 leases.set_ports(now, &ports);
                 wanted.clear();
                 for port in ports {
@@ -45,7 +53,12 @@ fuzz_target!(|ops: Vec<Op>| {
             Op::Mapped { which, lifetime } if !asked.is_empty() => {
                 let port = asked.swap_remove(usize::from(which) % asked.len());
                 let lifetime = Duration::from_secs(lifetime.into());
-                leases.mapped(now, port, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), lifetime);
+                leases.mapped(
+                    now,
+                    port,
+                    SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+                    lifetime,
+                );
             }
             Op::Failed { which } if !asked.is_empty() => {
                 let port = asked.swap_remove(usize::from(which) % asked.len());

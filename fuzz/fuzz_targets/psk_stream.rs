@@ -18,7 +18,11 @@ struct Input {
 const SIGMA: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 fn words<const N: usize>(bytes: &[u8]) -> [u32; N] {
-    let word = |at: usize| bytes[4 * at..].first_chunk().map(|word| u32::from_le_bytes(*word));
+    let word = |at: usize| {
+        bytes[4 * at..]
+            .first_chunk()
+            .map(|word| u32::from_le_bytes(*word))
+    };
     std::array::from_fn(|at| word(at).expect("long enough"))
 }
 
@@ -27,7 +31,9 @@ fn salsa20(key: [u32; 8], input: [u32; 4]) -> ([u32; 16], [u32; 16]) {
     let [k0, k1, k2, k3, k4, k5, k6, k7] = key;
     let [n0, n1, n2, n3] = input;
     let [s0, s1, s2, s3] = SIGMA;
-    let before = [s0, k0, k1, k2, k3, s1, n0, n1, n2, n3, s2, k4, k5, k6, k7, s3];
+    let before = [
+        s0, k0, k1, k2, k3, s1, n0, n1, n2, n3, s2, k4, k5, k6, k7, s3,
+    ];
     let mut x = before;
     for round in 0..20 {
         for line in 0..4 {
@@ -55,8 +61,16 @@ fn xsalsa20(key: &[u8; 32], nonce: &[u8; 24], plain: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(plain.len());
     for (count, block) in (0u64..).zip(plain.chunks(64)) {
         let (before, after) = salsa20(subkey, [n0, n1, count as u32, (count >> 32) as u32]);
-        let stream = before.iter().zip(after).flat_map(|(a, b)| a.wrapping_add(b).to_le_bytes());
-        out.extend(block.iter().zip(stream).map(|(plain, stream)| plain ^ stream));
+        let stream = before
+            .iter()
+            .zip(after)
+            .flat_map(|(a, b)| a.wrapping_add(b).to_le_bytes());
+        out.extend(
+            block
+                .iter()
+                .zip(stream)
+                .map(|(plain, stream)| plain ^ stream),
+        );
     }
     out
 }
@@ -68,11 +82,19 @@ fuzz_target!(|input: Input| {
     let file = format!("/key/swarm/psk/1.0.0/\n/base16/\n{hex}\n");
     let psk = Psk::parse(file.as_bytes()).expect("a key file");
     let direct = Psk::from_bytes(input.key);
-    let pieces: Vec<usize> = input.pieces.iter().map(|piece| usize::from(*piece)).collect();
+    let pieces: Vec<usize> = input
+        .pieces
+        .iter()
+        .map(|piece| usize::from(*piece))
+        .collect();
     if pieces.is_empty() {
         return;
     }
-    let expected = [&input.nonce[..], &xsalsa20(&input.key, &input.nonce, &input.plain)].concat();
+    let expected = [
+        &input.nonce[..],
+        &xsalsa20(&input.key, &input.nonce, &input.plain),
+    ]
+    .concat();
     for (psk, pieces) in [(psk, &pieces[..]), (direct, &[1])] {
         let (sealed, back) = round_trip_for_testing_only(&psk, input.nonce, &input.plain, pieces);
         assert_eq!(back, input.plain);

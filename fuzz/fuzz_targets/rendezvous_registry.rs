@@ -38,13 +38,35 @@ static PEERS_AND_RECORDS: LazyLock<Vec<(PeerId, [Bytes; 2])>> = LazyLock::new(||
 
 #[derive(Arbitrary, Debug)]
 enum Op {
-    Register { who: u8, signer: u8, newer: bool, ns: u8, ttl: u16, ip: u8 },
-    Unregister { who: u8, ns: Option<u8> },
-    Discover { ns: Option<u8>, limit: u8, last: bool },
-    Raw { who: u8, message: Vec<u8> },
-    Pass { millis: u16 },
+    Register {
+        who: u8,
+        signer: u8,
+        newer: bool,
+        ns: u8,
+        ttl: u16,
+        ip: u8,
+    },
+    Unregister {
+        who: u8,
+        ns: Option<u8>,
+    },
+    Discover {
+        ns: Option<u8>,
+        limit: u8,
+        last: bool,
+    },
+    Raw {
+        who: u8,
+        message: Vec<u8>,
+    },
+    Pass {
+        millis: u16,
+    },
     Timeout,
-    Client { fails: bool, point_goes: bool },
+    Client {
+        fails: bool,
+        point_goes: bool,
+    },
 }
 
 fn namespace(ns: u8) -> Bytes {
@@ -58,7 +80,11 @@ fuzz_target!(|ops: Vec<Op>| {
     limits.min_ttl = Duration::from_secs(1);
     limits.max_ttl = Duration::from_secs(60);
     limits.default_ttl = Duration::from_secs(10);
-    (limits.max_per_peer, limits.max_per_address, limits.max_total) = (3, 4, 10);
+    (
+        limits.max_per_peer,
+        limits.max_per_address,
+        limits.max_total,
+    ) = (3, 4, 10);
     limits.max_discover = 3;
     let mut registry = Registry::new(limits, [1; 32], now);
     let mut cookie = Bytes::new();
@@ -73,7 +99,14 @@ fuzz_target!(|ops: Vec<Op>| {
     client.connected(now, PointId(0), true);
     for op in ops.into_iter().take(256) {
         match op {
-            Op::Register { who, signer, newer, ns, ttl, ip } => {
+            Op::Register {
+                who,
+                signer,
+                newer,
+                ns,
+                ttl,
+                ip,
+            } => {
                 let who = usize::from(who) % PEERS;
                 let signer = usize::from(signer) % PEERS;
                 let peer = PEERS_AND_RECORDS[who].0;
@@ -81,10 +114,19 @@ fuzz_target!(|ops: Vec<Op>| {
                 let record = PEERS_AND_RECORDS[signer].1[usize::from(newer)].clone();
                 let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, ip % 3));
                 let ttl = u64::from(ttl % 70);
-                let request = Request::Register { ns: ns.clone(), record, ttl };
+                let request = Request::Register {
+                    ns: ns.clone(),
+                    record,
+                    ttl,
+                };
                 let had = mirror.contains_key(&(peer, ns.clone()));
                 let answer = registry.handle(now, &peer, Some(ip), None, &request);
-                let Some(Answer::Register { status, ttl: granted, .. }) = answer else {
+                let Some(Answer::Register {
+                    status,
+                    ttl: granted,
+                    ..
+                }) = answer
+                else {
                     panic!("no answer to REGISTER")
                 };
                 match status {
@@ -114,7 +156,12 @@ fuzz_target!(|ops: Vec<Op>| {
                     cookie: cookie_given,
                 };
                 let answer = registry.handle(now, &own, None, None, &request);
-                let Some(Answer::Discover { status, registrations, cookie: next, .. }) = answer
+                let Some(Answer::Discover {
+                    status,
+                    registrations,
+                    cookie: next,
+                    ..
+                }) = answer
                 else {
                     panic!("no answer to DISCOVER")
                 };
@@ -145,9 +192,17 @@ fuzz_target!(|ops: Vec<Op>| {
                         client.connected(now + Duration::from_secs(1), PointId(0), false);
                     } else if fails {
                         client.failed(now, sent.point, Failed::Other);
-                    } else if let Some(answer) = registry.handle(now, &own, None, None, &sent.request) {
-                        if let (Request::Register { ns, .. }, Answer::Register { status: Status::Ok, ttl, .. }) =
-                            (&sent.request, &answer)
+                    } else if let Some(answer) =
+                        registry.handle(now, &own, None, None, &sent.request)
+                    {
+                        if let (
+                            Request::Register { ns, .. },
+                            Answer::Register {
+                                status: Status::Ok,
+                                ttl,
+                                ..
+                            },
+                        ) = (&sent.request, &answer)
                         {
                             mirror.insert((own, ns.clone()), now + Duration::from_secs(*ttl));
                         }

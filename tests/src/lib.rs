@@ -9,7 +9,6 @@ pub mod debian;
 pub mod gossip;
 pub mod nat;
 pub mod netns;
-
 pub mod peers;
 pub mod process;
 pub mod usage;

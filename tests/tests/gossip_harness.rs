@@ -11,14 +11,13 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
 use barewire_tests::{
+    netns::{self, Netns},
     peers::{self, Foreign},
     process::{Failure, Process, run_failing, text},
-    wan,
 };
 use serde_json::{Value, json};
 
@@ -32,54 +31,43 @@ const EACH: usize = 3;
 const TOPIC: &str = "blobs";
 const PARTS: &str = "parts";
 
-fn ip(args: &str) {
-    let output = Command::new("ip").args(args.split(' ')).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {args}: {said}");
+/// A namespace for each node, and one with the switch between them.
+struct Net {
+    _switch: Netns,
+    nodes: Vec<Netns>,
 }
 
-/// A namespace for each node, and one with the switch between them; deleted when dropped.
-struct Net(String);
-
 impl Net {
-    fn new() -> Self {
-        let net = Self(format!("bwg{}n", std::process::id()));
-        let switch = net.name("s");
-        ip(&format!("netns add {switch}"));
-        ip(&format!("-n {switch} link add br0 type bridge"));
-        ip(&format!("-n {switch} link set br0 up"));
+    fn new() -> Result<Self, Failure> {
+        let switch = Netns::new("s")?;
+        switch.ip("link add br0 type bridge\nlink set br0 up")?;
         let hosts: String = (0..NODES)
             .map(|node| format!("{} node{node}\n", address(node)))
             .collect();
+        let mut nodes = Vec::new();
         for node in 0..NODES {
-            let name = net.name(node);
-            ip(&format!("netns add {name}"));
+            let home = Netns::new("n")?;
             // `ip netns exec` shows these files in place of those of /etc.
-            fs::create_dir_all(files(&name)).unwrap();
-            fs::write(files(&name).join("hosts"), &hosts).unwrap();
-            ip(&format!(
-                "-n {switch} link add name v{node} type veth peer name eth0 netns {name}"
-            ));
-            ip(&format!("-n {switch} link set v{node} master br0 up"));
-            ip(&format!("-n {name} addr add {}/24 dev eth0", address(node)));
-            for link in ["lo", "eth0"] {
-                ip(&format!("-n {name} link set {link} up"));
-            }
+            fs::create_dir_all(files(home.name()))?;
+            fs::write(files(home.name()).join("hosts"), &hosts)?;
+            let port = format!("v{node}");
+            netns::cable((&switch, &port), (&home, "eth0"))?;
+            switch.ip(&format!("link set {port} master br0"))?;
+            home.ip(&format!("addr add {}/24 dev eth0", address(node)))?;
+            nodes.push(home);
         }
-        net
-    }
-
-    fn name(&self, which: impl std::fmt::Display) -> String {
-        format!("{}{which}", self.0)
+        Ok(Self {
+            _switch: switch,
+            nodes,
+        })
     }
 
     fn start(&self, node: usize, program: &Path, script: &Path) -> Result<Process, Failure> {
-        let mut command = tokio::process::Command::new("ip");
         let become_it =
             format!("echo node{node} > /proc/sys/kernel/hostname && exec \"$0\" \"$@\"");
+        let mut command = self.nodes[node].command("unshare");
         command
-            .args(["netns", "exec", &self.name(node)])
-            .args(["unshare", "--uts", "sh", "-c", &become_it])
+            .args(["--uts", "sh", "-c", &become_it])
             .arg(program)
             .args(["interop", "gossip", "--params"])
             .arg(script);
@@ -89,15 +77,8 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        drop(
-            Command::new("ip")
-                .args(["netns", "del", &self.name("s")])
-                .output(),
-        );
-        for node in 0..NODES {
-            let name = self.name(node);
-            drop(Command::new("ip").args(["netns", "del", &name]).output());
-            drop(fs::remove_dir_all(files(&name)));
+        for home in &self.nodes {
+            drop(fs::remove_dir_all(files(home.name())));
         }
     }
 }
@@ -172,7 +153,7 @@ async fn all_of(mut process: Process) -> Result<Vec<Value>, Failure> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_nodes_of_two_stacks_follow_a_script() {
-    if !wan::available() {
+    if !netns::available() {
         barewire_tests::skip("needs root and iproute2 for network namespaces");
         return;
     }
@@ -184,8 +165,8 @@ async fn four_nodes_of_two_stacks_follow_a_script() {
         }
     };
     let ours = peers::barewire().expect("barewire builds");
-    let net = Net::new();
-    let file = std::env::temp_dir().join(format!("{}.json", net.0));
+    let net = Net::new().unwrap();
+    let file = std::env::temp_dir().join(format!("{}.json", net.nodes[0].name()));
     fs::write(&file, script().to_string()).unwrap();
     let nodes: Vec<_> = (0..NODES)
         .map(|node| {
