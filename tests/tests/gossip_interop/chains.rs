@@ -261,6 +261,30 @@ async fn py() {
     chains(Foreign::Py).await;
 }
 
+/// A relay that could read faster than it can send on, to a subscriber that hashes and prints what it gets.
+#[tokio::test]
+async fn a_relay_drops_nothing_that_the_next_can_take() {
+    const COUNT: &str = "2000";
+    let ours = peers::barewire().expect("barewire builds");
+    for sign in ["none", "strict"] {
+        let options = ["--topic", TOPIC, "--sign", sign, "--json"];
+        let listen = ["listen", "--listen", "/ip4/127.0.0.1/tcp/0", "--quiet"];
+        let args = [&listen[..], &options].concat();
+        let (relaying, addr) = Process::listen(&ours, args, DEADLINE).await.unwrap();
+        let mine = ["subscribe", &addr, "--expect", COUNT, "--timeout", "60"];
+        let mut subscribing = Process::start(&ours, [&mine[..], &options].concat()).unwrap();
+        subscribing.expect("subscribed", DEADLINE).await.unwrap();
+        let mine = ["publish", &addr, "--count", COUNT, "--size", "64KiB"];
+        let publishing = run(&ours, [&mine[..], &options].concat(), "published", DEADLINE);
+        let (published, received) =
+            futures::join!(publishing, subscribing.expect("received", DEADLINE));
+        let received = received.unwrap();
+        println!("{}, {received}", published.unwrap());
+        assert_eq!(number(&received, "count").unwrap(), 2000.0);
+        relaying.stop(DEADLINE).await.unwrap();
+    }
+}
+
 /// Everybody around one hub; each publishes, and each gets everything.
 #[tokio::test]
 async fn a_mesh_of_all_stacks() {
