@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -111,7 +111,7 @@ pub(crate) struct Lab {
     relay_peers: Vec<String>,
     world: World,
     programs: [PathBuf; 2],
-    homes: AtomicU8,
+    homes: AtomicU32,
 }
 
 impl Lab {
@@ -148,14 +148,14 @@ impl Lab {
             relay_peers,
             world,
             programs,
-            homes: AtomicU8::new(0),
+            homes: AtomicU32::new(0),
         })
     }
 
     fn home(&self, nat: Nat) -> Result<Home, Failure> {
         let number = self.homes.fetch_add(1, Ordering::Relaxed);
-        // 5.5.0 is the world's own.
-        self.world.home(1 + number % 250, nat)
+        // 5.5.0 is the world's own. Who was the first has long ended when the last number is taken.
+        self.world.home(u8::try_from(1 + number % 250)?, nat)
     }
 
     /// A node in a home.
