@@ -47,8 +47,8 @@ pub use secure::Security;
 pub use stream::{HeldAnswer, InlineHandler, ReadHalf, Stream, WriteHalf};
 pub use traffic::{ProtocolTraffic, Traffic};
 pub use transports::{
-    AcceptError, ConnectError, Incoming, Listener, RawConnection, TransportConfig, TransportError,
-    Transports,
+    AcceptError, ConnectError, Incoming, Listener, LocalPort, RawConnection, TransportConfig,
+    TransportError, Transports,
 };
 pub use upgrade::{upgrade_halves, upgrade_inbound, upgrade_outbound};
 

@@ -217,6 +217,18 @@ const PUNCH_AGAIN: Duration = Duration::from_millis(200);
 /// speaks at once; if nobody does, the connection was accepted by a listener, which waits as well (own choice: longer than a round trip).
 const PUNCH_SILENCE: Duration = Duration::from_secs(1);
 
+/// The port that a TCP dial leaves from. QUIC has its listeners' anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalPort {
+    /// One that is listened on, unless [`TcpConfig::reuse_port`] leaves that to the other node.
+    #[default]
+    Shared,
+    /// One that is listened on. For dials that the other node does not cross: those of relays, to whom the port is to be seen.
+    Listening,
+    /// Another one. For dials beside others that need the listening one.
+    New,
+}
+
 /// The transports of one node with what they share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Transports {
@@ -328,16 +340,15 @@ impl Transports {
         addr: &Multiaddr,
         expected: Option<PeerId>,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
-        self.dial_from(addr, expected, false).await
+        self.dial_from(addr, expected, LocalPort::Shared).await
     }
 
-    /// As [`dial`](Self::dial); with `reuse`, from a port that is listened on also where [`TcpConfig::reuse_port`] leaves that to the
-    /// other node. For dials that the other node does not cross: those of relays, to whom the port is to be seen.
+    /// As [`dial`](Self::dial), from the port that is named.
     pub async fn dial_from(
         &self,
         addr: &Multiaddr,
         expected: Option<PeerId>,
-        reuse: bool,
+        port: LocalPort,
     ) -> Result<(Connection, InboundStreams), ConnectError> {
         self.check_private(addr)?;
         if let (Some((socket, _)), Some(quic)) = (addr.to_quic(), &self.quic) {
@@ -352,7 +363,11 @@ impl Transports {
                     .map_err(UpgradeError::WebSocket)?
             }
             None => {
-                let reuse = reuse || self.may_reuse(expected);
+                let reuse = match port {
+                    LocalPort::Shared => self.may_reuse(expected),
+                    LocalPort::Listening => true,
+                    LocalPort::New => false,
+                };
                 self.connect(addr, reuse).await?
             }
         };

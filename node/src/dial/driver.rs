@@ -287,7 +287,7 @@ impl Dial<'_> {
         self.tell(&addr, || DialStep::Started);
         self.shared.dialer.counters.count(&addr, Count::Attempt);
         let config = &self.shared.dialer.config;
-        let (relayed, reuse) = (is_circuit(&addr), self.target.reuse);
+        let (relayed, port) = (is_circuit(&addr), self.target.port);
         let limit = if is_near(&addr) && !relayed {
             config.private_timeout
         } else {
@@ -304,7 +304,7 @@ impl Dial<'_> {
                 if relayed {
                     return shared.dial_circuit(&addr, expected).await;
                 }
-                let dialled = shared.transports.dial_from(&addr, expected, reuse).await;
+                let dialled = shared.transports.dial_from(&addr, expected, port).await;
                 dialled.map_err(|error| DialError::new(&addr, error))
             };
             let result = match tokio::time::timeout(limit, connecting).await {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use barewire_base::{Multiaddr, PeerId};
-use barewire_transport::{ConnectionInfo, dns::Resolution};
+use barewire_transport::{ConnectionInfo, LocalPort, dns::Resolution};
 
 use super::Whom;
 use crate::error::DialError;
@@ -27,8 +27,8 @@ pub struct DialTarget {
     pub(super) peer: Option<PeerId>,
     pub(super) addrs: Vec<Multiaddr>,
     pub(super) by_user: bool,
-    /// Dials leave from listening ports whoever the peer is.
-    pub(super) reuse: bool,
+    /// What TCP dials leave from.
+    pub(super) port: LocalPort,
     observer: Option<Observer>,
 }
 
@@ -48,7 +48,7 @@ impl DialTarget {
             peer,
             addrs,
             by_user,
-            reuse: false,
+            port: LocalPort::Shared,
             observer: None,
         }
     }
@@ -64,7 +64,15 @@ impl DialTarget {
     /// Dials from listening ports, whatever this node leaves to other nodes: to a relay, which does not dial back and is to see them.
     #[must_use]
     pub fn with_listening_ports(mut self) -> Self {
-        self.reuse = true;
+        self.port = LocalPort::Listening;
+        self
+    }
+
+    /// Dials from new ports: beside dials of the same addresses from listening ones, between which and the remote's there can be one
+    /// connection only.
+    #[must_use]
+    pub(crate) fn with_new_ports(mut self) -> Self {
+        self.port = LocalPort::New;
         self
     }
 

@@ -350,7 +350,7 @@ impl Puncher {
 
     async fn dial(&self, peer: PeerId, addrs: Vec<Multiaddr>) -> Option<Multiaddr> {
         let shared = self.shared()?;
-        let target = DialTarget::from((peer, addrs));
+        let target = DialTarget::from((peer, addrs)).with_new_ports();
         let dialling = shared.dial(&target, false);
         let dialled = tokio::time::timeout(self.config.dial_timeout, dialling).await;
         Some(dialled.ok()?.ok()?.info().remote_addr.clone())
