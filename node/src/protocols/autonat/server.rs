@@ -16,7 +16,7 @@ use barewire_nat::autonat::{
     Message, MessageError, Payment, ResponseStatus, Server as Core, ServerConfig, Ticket,
     V1_MAX_MESSAGE, V1_PROTOCOL, V1Message, V1Status,
 };
-use barewire_transport::{Connection, Stream};
+use barewire_transport::{Connection, LocalPort, Stream};
 use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -355,7 +355,10 @@ impl Server {
     /// A new connection from the other identity.
     async fn dial(&self, peer: PeerId, addr: &Multiaddr) -> Option<Connection> {
         let shared = self.dialler.shared();
-        let dialled = shared.transports.dial_from(addr, Some(peer), false).await;
+        let dialled = shared
+            .transports
+            .dial_from(addr, Some(peer), LocalPort::New)
+            .await;
         let (connection, inbound) = dialled.ok()?;
         let established = shared.establish(&connection, inbound, None, false);
         established.is_ok().then_some(connection)
@@ -426,7 +429,9 @@ impl Server {
         for addr in addrs {
             let transports = self.dialler.shared().transports.clone();
             dials.spawn(async move {
-                let dialled = transports.dial_from(&addr, Some(peer), false).await;
+                let dialled = transports
+                    .dial_from(&addr, Some(peer), LocalPort::New)
+                    .await;
                 dialled.is_ok().then_some(addr)
             });
         }
