@@ -4,6 +4,7 @@ use barewire_node::{
     Endpoint, RouterBuilder, State,
     protocols::autonat::{
         AutonatClient, AutonatClientConfig, AutonatServer, AutonatServerConfig, Reachability,
+        TestedAddr,
     },
 };
 use serde_json::{Value, json};
@@ -57,16 +58,7 @@ pub(crate) async fn follow(client: AutonatClient, mut states: watch::Receiver<St
     while states.changed().await.is_ok() {
         let value = {
             let state = states.borrow_and_update();
-            let addrs: Vec<_> = state
-                .tested_addrs
-                .iter()
-                .map(|tested| {
-                    json!({
-                        "addr": tested.addr.to_string(), "reachability": tested.reachability.to_string(),
-                        "reached": tested.reached, "failed": tested.failed,
-                    })
-                })
-                .collect();
+            let addrs: Vec<_> = state.tested_addrs.iter().map(tested).collect();
             let known = state.reachability != Reachability::Unknown
                 || state
                     .tested_addrs
@@ -83,6 +75,14 @@ pub(crate) async fn follow(client: AutonatClient, mut states: watch::Receiver<St
         }
     }
     drop(client);
+}
+
+/// What is known of one address.
+pub(crate) fn tested(of: &TestedAddr) -> Value {
+    json!({
+        "addr": of.addr.to_string(), "reachability": of.reachability.to_string(),
+        "reached": of.reached, "failed": of.failed,
+    })
 }
 
 fn sentence(value: &Value) -> String {

@@ -13,6 +13,7 @@ use barewire_node::{
     DialError, Endpoint, Router,
     dial::{DialStep, DialTarget},
     port_mapping::{PortMapper, PortMappingConfig, PortMappingState},
+    protocols::autonat::{AutonatClient, AutonatClientConfig, AutonatState, Reachability},
     protocols::relay::{RelayClient, RelayClientConfig, RelayState},
 };
 use serde_json::json;
@@ -32,6 +33,8 @@ use crate::{
 
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a server that has been identified may take to be known as one that dials (own choice).
+const OFFER: Duration = Duration::from_secs(1);
 /// Addresses of one server that are asked (own choice: one of each transport and family).
 const MAX_PER_SERVER: usize = 4;
 
@@ -43,6 +46,11 @@ pub(crate) async fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     if let Some(client) = &client {
         router = client.register(router);
     }
+    let mut config = AutonatClientConfig::default();
+    // Whom the user names is believed.
+    config.client.confirmations = 1;
+    let tested = AutonatClient::new(&endpoint, config);
+    router = tested.register(router);
     let router = router.spawn()?;
     for addr in &args.listen {
         endpoint.listen(addr.clone()).await?;
@@ -52,7 +60,7 @@ pub(crate) async fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     }
     // None of these waits for another.
     let (network, mapping, relays, names, target) = tokio::join!(
-        look_around(args, &endpoint),
+        look_around(args, &endpoint, &tested),
         try_mapping(args, &endpoint),
         try_relays(args, client.as_ref()),
         look_up(args, &endpoint),
@@ -82,7 +90,7 @@ fn relay_client(args: &DoctorArgs, endpoint: &Endpoint) -> Result<Option<RelayCl
 }
 
 /// Asks the servers where they see this machine: each at the address given, and over what else it says that it listens on.
-async fn look_around(args: &DoctorArgs, endpoint: &Endpoint) -> Network {
+async fn look_around(args: &DoctorArgs, endpoint: &Endpoint, client: &AutonatClient) -> Network {
     let mut sights = Vec::new();
     for server in &args.server {
         let resolving = timeout(args.timeout, endpoint.resolve(server)).await;
@@ -102,7 +110,24 @@ async fn look_around(args: &DoctorArgs, endpoint: &Endpoint) -> Network {
             sights.extend(sight);
         }
     }
-    Network::new(endpoint.addresses(), sights)
+    let tested = ask_to_dial(args, client).await;
+    Network::new(endpoint.addresses(), sights, tested)
+}
+
+/// Which addresses the servers come through to, if they dial for others.
+async fn ask_to_dial(args: &DoctorArgs, client: &AutonatClient) -> AutonatState {
+    let mut state = client.state();
+    let offered = timeout(OFFER, state.wait_for(|state| state.servers > 0));
+    let offered = offered.await.is_ok();
+    if offered {
+        let known = state.wait_for(|state| {
+            let mut known = state.addrs.iter().map(|of| of.reachability);
+            !state.addrs.is_empty() && known.all(|known| known != Reachability::Unknown)
+        });
+        // What is not known by then was not reached by then.
+        drop(timeout(args.timeout + GOODBYE, known).await);
+    }
+    client.state().borrow().clone()
 }
 
 /// Where a server sees this machine, and where else it listens. Nothing for transports that cannot tell.

@@ -40,6 +40,7 @@ pub(crate) struct Peer {
     pub(crate) test_sent: bool,
     /// Messages of it that wait for verification or validation.
     pub(crate) pending: usize,
+    pub(crate) pending_bytes: usize,
     pub(crate) this_heartbeat: Counters,
     /// Bytes it may still ask for.
     pub(crate) iwant_allowance: usize,

@@ -20,7 +20,7 @@ use std::{
 use barewire_base::Keypair;
 use barewire_node::protocols::{
     gossip::{
-        Acceptance, Config, DropReason, GossipConfig, GossipEvent, PublishOptions,
+        Acceptance, Config, DropReason, GossipConfig, GossipEvent, Message, PublishOptions,
         SubscribeOptions, SubscriptionOptions, Validator, core::Event,
     },
     ping,
@@ -58,6 +58,11 @@ fn message(number: u64) -> Vec<u8> {
     let mut data = vec![3; SIZE];
     data[..8].copy_from_slice(&number.to_be_bytes());
     data
+}
+
+fn number_of(message: &Message) -> u64 {
+    let data = message.data().to_bytes();
+    u64::from_be_bytes(data[..8].try_into().unwrap())
 }
 
 /// Publishes the flood as fast as it is taken; counts what was taken.
@@ -112,13 +117,15 @@ async fn a_sleeping_subscriber_holds_what_it_may_and_loses_by_count() {
     let begun = Instant::now();
     let flooding = tokio::spawn(flood(sender.gossip.clone(), Arc::default()));
     let reading = async {
+        let mut order = Vec::new();
         for _ in 0..count() {
             let next = tokio::time::timeout(SOON, awake.next()).await;
-            next.expect("every message").unwrap();
+            order.push(number_of(&next.expect("every message").unwrap()));
         }
         stop.store(true, Ordering::Relaxed);
+        order
     };
-    let (longest, ()) = tokio::join!(bystander(&other, &reader, &stop), reading);
+    let (longest, order) = tokio::join!(bystander(&other, &reader, &stop), reading);
     flooding.await.unwrap();
     let took = begun.elapsed();
     let mut lost = 0;
@@ -128,10 +135,9 @@ async fn a_sleeping_subscriber_holds_what_it_may_and_loses_by_count() {
         assert_eq!(held, bytes / SIZE);
         assert_eq!(held as u64 + dropped, count());
         lost += dropped;
-        // What it holds is the oldest, in the order it came.
-        for number in 0..held as u64 {
-            let data = inbox.try_next().unwrap().data().to_bytes();
-            assert_eq!(data[..8], number.to_be_bytes());
+        // What it holds is the oldest, in the order it came, which is that in which signatures were found valid.
+        for number in &order[..held] {
+            assert_eq!(number_of(&inbox.try_next().unwrap()), *number);
         }
     }
     assert_eq!(awake.dropped(), 0);
@@ -213,8 +219,7 @@ async fn a_sleeping_validator_slows_down_who_sends() {
     let mut seen = vec![false; count() as usize];
     for _ in 0..count() {
         let next = tokio::time::timeout(SOON, inbox.next()).await;
-        let data = next.expect("every message").unwrap().data().to_bytes();
-        let number = u64::from_be_bytes(data[..8].try_into().unwrap());
+        let number = number_of(&next.expect("every message").unwrap());
         assert!(!std::mem::replace(&mut seen[number as usize], true));
     }
     flooding.await.unwrap();
@@ -286,7 +291,8 @@ async fn a_peer_that_reads_nothing_is_cut_off() {
         cut,
         patience + Duration::from_secs(2),
     );
-    assert!(grown < (queue as u64 >> 10) + (48 << 10), "{grown} KiB");
+    // Caches and buffers of three nodes beside the queue; without a bound on that, it would be what was dropped more.
+    assert!(grown < (queue as u64 >> 10) + (64 << 10), "{grown} KiB");
     until("its dropped messages are counted", || async {
         sender.gossip.metrics().messages_dropped >= dropped
     })

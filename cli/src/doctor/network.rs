@@ -3,9 +3,11 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use barewire_base::Multiaddr;
+use barewire_node::protocols::autonat::{AutonatState, Reachability};
 use serde_json::{Value, json};
 
 use super::Advice;
+use crate::autonat;
 
 /// What one server says, or why it does not.
 #[derive(Debug, Clone)]
@@ -124,11 +126,28 @@ impl Mapping {
 pub(super) struct Network {
     listening: Vec<Multiaddr>,
     sights: Vec<Sight>,
+    tested: AutonatState,
 }
 
 impl Network {
-    pub(super) const fn new(listening: Vec<Multiaddr>, sights: Vec<Sight>) -> Self {
-        Self { listening, sights }
+    pub(super) const fn new(
+        listening: Vec<Multiaddr>,
+        sights: Vec<Sight>,
+        tested: AutonatState,
+    ) -> Self {
+        Self {
+            listening,
+            sights,
+            tested,
+        }
+    }
+
+    /// Whether a server has come through over a transport; `None` if none has tried.
+    fn is_reached(&self, over: Over) -> Option<bool> {
+        let tried = self.tested.addrs.iter();
+        let tried = tried.filter(|of| over.socket(&of.addr).is_some());
+        let reached = tried.map(|of| of.reachability == Reachability::Public);
+        reached.reduce(|one, other| one || other)
     }
 
     /// What was seen over one transport: this machine's end, and where the server sees it.
@@ -180,6 +199,7 @@ impl Network {
             json!({
                 "listening": listening.map(ToString::to_string).collect::<Vec<_>>(),
                 "mapping": self.mapping(over).name(), "seen_at": places,
+                "reached": self.is_reached(over),
             })
         };
         let servers = self.sights.iter().map(|sight| {
@@ -192,6 +212,7 @@ impl Network {
         });
         json!({
             "tcp": over(Over::Tcp), "quic": over(Over::Quic), "servers": servers.collect::<Vec<_>>(),
+            "tested": self.tested.addrs.iter().map(autonat::tested).collect::<Vec<_>>(),
         })
     }
 
@@ -205,6 +226,13 @@ impl Network {
         }
         for addr in &self.listening {
             lines.push(format!("{:<9} {addr}", "listening"));
+        }
+        for of in &self.tested.addrs {
+            let found = match of.reachability {
+                Reachability::Public => "a server has come through",
+                _ => "no server has come through",
+            };
+            lines.push(format!("{:<9} {}: {found}", "dialled", of.addr));
         }
         for sight in &self.sights {
             if let Err(cause) = &sight.seen {
@@ -222,7 +250,14 @@ impl Network {
                 todo: mapping.todo()?,
             })
         });
-        advice.collect()
+        let shut = Over::ALL.into_iter().filter(|over| {
+            self.mapping(*over) == Mapping::None && self.is_reached(*over) == Some(false)
+        });
+        let shut = shut.map(|over| Advice {
+            problem: format!("{}: no server that dialled has come through", over.name()),
+            todo: "let the port through the firewall of this machine and of its network, or be reached through --relay",
+        });
+        advice.chain(shut).collect()
     }
 }
 
@@ -244,7 +279,8 @@ mod tests {
         let of = |seen: &[Option<&str>]| {
             let servers = [&one, &two].into_iter().zip(seen);
             let sights = servers.map(|(server, seen)| sight(server, &local, *seen));
-            let network = Network::new(vec![local.parse().unwrap()], sights.collect());
+            let local = vec![local.parse().unwrap()];
+            let network = Network::new(local, sights.collect(), AutonatState::default());
             network.mapping(Over::Quic)
         };
         let (same, other) = (quic("203.0.113.1", 4001), quic("203.0.113.1", 7));
@@ -268,7 +304,7 @@ mod tests {
                 Some("/ip4/203.0.113.1/tcp/4001"),
             ),
         ];
-        let network = Network::new(Vec::new(), sights);
+        let network = Network::new(Vec::new(), sights, AutonatState::default());
         assert_eq!(network.mapping(Over::Quic), Mapping::Blocked);
     }
 }

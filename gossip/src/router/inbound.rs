@@ -297,6 +297,7 @@ impl Router {
             return;
         };
         peer.pending += 1;
+        peer.pending_bytes += message.encoded.len();
         let first = Some((sender, peer.id));
         self.pending += 1;
         self.pending_bytes += message.encoded.len();

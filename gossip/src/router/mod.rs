@@ -163,6 +163,7 @@ impl Router {
             extensions: None,
             test_sent: false,
             pending: 0,
+            pending_bytes: 0,
             this_heartbeat: Counters::default(),
             iwant_allowance: self.config.iwant_bytes_per_second,
             unwanted: None,

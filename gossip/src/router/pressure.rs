@@ -35,13 +35,12 @@ impl Router {
     pub fn has_room(&self, peer: PeerKey) -> bool {
         let index = self.peers.check(peer);
         let own = index.and_then(|index| self.peers.get(index));
-        let queue = &self.config.queue;
-        // What waits for a verdict goes to the queues next.
-        let pending = self.config.max_pending.min(queue.max_items);
-        let pending_bytes = self.config.max_pending_bytes.min(queue.max_bytes);
-        own.map_or(0, |peer| peer.pending) < self.config.max_pending_per_peer / 2
-            && self.pending < pending / 2
-            && self.pending_bytes < pending_bytes / 2
+        let (pending, pending_bytes) = own.map_or((0, 0), |p| (p.pending, p.pending_bytes));
+        pending < self.config.max_pending_per_peer / 2
+            // What waits for a verdict goes to the queues next.
+            && pending_bytes < self.config.queue.max_bytes / 2
+            && self.pending < self.config.max_pending / 2
+            && self.pending_bytes < self.config.max_pending_bytes / 2
             // A peer does not wait for itself: two that wait for one another go on.
             && self.crowded.iter().all(|crowded| crowded.slow || Some(crowded.peer) == index)
     }

@@ -200,13 +200,15 @@ impl Router {
             return;
         };
         self.pending -= 1;
-        self.pending_bytes -= record.message.as_ref().map_or(0, |m| m.encoded.len());
+        let bytes = record.message.as_ref().map_or(0, |m| m.encoded.len());
+        self.pending_bytes -= bytes;
         if let Some(peer) = record
             .first
             .and_then(|key| self.peers.check(key))
             .and_then(|i| self.peers.get_mut(i))
         {
             peer.pending = peer.pending.saturating_sub(1);
+            peer.pending_bytes = peer.pending_bytes.saturating_sub(bytes);
         }
     }
 

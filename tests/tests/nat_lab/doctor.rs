@@ -36,7 +36,7 @@ async fn the_doctor_tells_the_kinds_of_routers_apart() {
     let mut addrs = Vec::new();
     for ip in &PUBLIC[..2] {
         let mut command = world.namespace().command(&ours);
-        command.args(["listen", "--json", "--relay-server"]);
+        command.args(["listen", "--json", "--relay-server", "--autonat-server"]);
         command.args(["--listen", &format!("/ip4/{ip}/tcp/4001")]);
         command.args(["--listen", &format!("/ip4/{ip}/udp/4001/quic-v1")]);
         let mut server = Process::spawn(command).unwrap();
@@ -62,6 +62,13 @@ async fn the_doctor_tells_the_kinds_of_routers_apart() {
         let network = &report["network"];
         assert_eq!(network["tcp"]["mapping"], *tcp, "{}", nat.name());
         assert_eq!(network["quic"]["mapping"], *quic, "{}", nat.name());
+        // A server in the world dials; through a router nobody comes.
+        assert_eq!(
+            network["tcp"]["reached"],
+            *nat == Nat::Open,
+            "{}",
+            nat.name()
+        );
         assert_eq!(report["relays"][0]["reserved"], true, "{}", nat.name());
         assert!(report["port_mapping"]["protocol"].is_null());
         let cause = report["target"]["error"].as_str().unwrap();
