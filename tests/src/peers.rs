@@ -173,6 +173,12 @@ impl Foreign {
                 .env_remove("CARGO_TARGET_DIR")
                 .env_remove("RUSTFLAGS")
                 .env_remove("CARGO_ENCODED_RUSTFLAGS");
+            // Peers are built as their own manifests say, whatever is said for ours.
+            for (name, _) in env::vars_os() {
+                if name.to_string_lossy().starts_with("CARGO_PROFILE_") {
+                    cargo.env_remove(name);
+                }
+            }
             cargo
         };
         let name = format!("peer-{self}");

@@ -87,6 +87,11 @@ const ATTACKS: [&str; 5] = [
     "ws_attacks",
     "connection_life",
 ];
+/// Settings of the release build in the fast tier: optimising across crates takes minutes, and no test asserts what it brings.
+const QUICK_RELEASE: [(&str, &str); 2] = [
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+];
 /// Crates of other stacks; they appear only in workspaces of their own.
 const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
 
@@ -109,14 +114,16 @@ fn test(fuzz_seconds: u64) -> Result<()> {
         ])
     })?;
     step("release build", || {
-        cargo(["build", "--release", "-p", "barewire-cli"])
+        run(Command::new(env!("CARGO"))
+            .args(["build", "--release", "-p", "barewire-cli"])
+            .envs(QUICK_RELEASE))
     })?;
     // Tests wait a lot; in the meantime the fuzz targets are built, with what they leave of the processors.
     let fuzz_build = tools.fuzz_build()?;
     step("tests", || {
         // What attack and end-to-end tests measure is half of their worth.
         let mut tests = test_command(&["--workspace", "--no-fail-fast"]);
-        run(tests.env("RUST_TEST_NOCAPTURE", "1"))
+        run(tests.env("RUST_TEST_NOCAPTURE", "1").envs(QUICK_RELEASE))
     })?;
     step("documentation", || {
         run(Command::new(env!("CARGO"))
