@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use barewire_base::Multiaddr;
-use barewire_node::protocols::autonat::{AutonatState, Reachability};
+use barewire_node::protocols::autonat::{AutonatState, Reachability, TestedAddr};
 use serde_json::{Value, json};
 
 use super::Advice;
@@ -142,10 +142,15 @@ impl Network {
         }
     }
 
+    /// Addresses that servers have dialled.
+    fn tried(&self) -> impl Iterator<Item = &TestedAddr> {
+        let all = self.tested.addrs.iter();
+        all.filter(|of| of.reached + of.failed > 0)
+    }
+
     /// Whether a server has come through over a transport; `None` if none has tried.
     fn is_reached(&self, over: Over) -> Option<bool> {
-        let tried = self.tested.addrs.iter();
-        let tried = tried.filter(|of| over.socket(&of.addr).is_some());
+        let tried = self.tried().filter(|of| over.socket(&of.addr).is_some());
         let reached = tried.map(|of| of.reachability == Reachability::Public);
         reached.reduce(|one, other| one || other)
     }
@@ -212,7 +217,7 @@ impl Network {
         });
         json!({
             "tcp": over(Over::Tcp), "quic": over(Over::Quic), "servers": servers.collect::<Vec<_>>(),
-            "tested": self.tested.addrs.iter().map(autonat::tested).collect::<Vec<_>>(),
+            "tested": self.tried().map(autonat::tested).collect::<Vec<_>>(),
         })
     }
 
@@ -227,7 +232,7 @@ impl Network {
         for addr in &self.listening {
             lines.push(format!("{:<9} {addr}", "listening"));
         }
-        for of in &self.tested.addrs {
+        for of in self.tried() {
             let found = match of.reachability {
                 Reachability::Public => "a server has come through",
                 _ => "no server has come through",

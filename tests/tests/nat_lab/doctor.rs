@@ -63,12 +63,9 @@ async fn the_doctor_tells_the_kinds_of_routers_apart() {
         assert_eq!(network["tcp"]["mapping"], *tcp, "{}", nat.name());
         assert_eq!(network["quic"]["mapping"], *quic, "{}", nat.name());
         // A server in the world dials; through a router nobody comes.
-        assert_eq!(
-            network["tcp"]["reached"],
-            *nat == Nat::Open,
-            "{}",
-            nat.name()
-        );
+        let reached = [&network["tcp"]["reached"], &network["quic"]["reached"]];
+        let reached = reached.into_iter().any(|reached| *reached == true);
+        assert_eq!(reached, *nat == Nat::Open, "{}", nat.name());
         assert_eq!(report["relays"][0]["reserved"], true, "{}", nat.name());
         assert!(report["port_mapping"]["protocol"].is_null());
         let cause = report["target"]["error"].as_str().unwrap();
