@@ -7,7 +7,7 @@ use std::{
 };
 
 use barewire_base::{Multiaddr, PeerId};
-use barewire_node::{CongestionController, MuxerKind, SecurityKind, port_mapping::MappingProtocol};
+use barewire_node::{CongestionController, MuxerKind, SecurityKind};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::{
@@ -374,15 +374,6 @@ pub(crate) struct ListenArgs {
     /// Tell of each connection made, refused and ended, and why.
     #[arg(long)]
     pub(crate) events: bool,
-    /// Have the router send the ports that are listened on to this node: by UPnP, NAT-PMP or PCP, whichever it speaks.
-    #[arg(long)]
-    pub(crate) port_mapping: bool,
-    /// How long the router is asked to do so; renewed at half of it.
-    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds, requires = "port_mapping")]
-    pub(crate) port_mapping_lease: Duration,
-    /// Ask the router by this alone; may be repeated.
-    #[arg(long, value_enum, value_name = "PROTOCOL", requires = "port_mapping")]
-    pub(crate) port_mapping_by: Vec<Mapping>,
     /// Further protocol id to serve the echo under; may be repeated.
     #[arg(long, value_name = "ID")]
     pub(crate) echo_protocol: Vec<String>,
@@ -396,6 +387,8 @@ pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) autonat: crate::autonat::AutonatArgs,
     #[command(flatten)]
+    pub(crate) mapping: crate::port_mapping::PortMappingArgs,
+    #[command(flatten)]
     pub(crate) discovery: DiscoveryArgs,
     /// PEM file with the certificate chain for /tls/ws addresses.
     #[arg(long, value_name = "FILE", requires = "ws_key")]
@@ -408,27 +401,6 @@ pub(crate) struct ListenArgs {
     pub(crate) ws_origin: Vec<String>,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
-}
-
-/// What routers are asked by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mapping {
-    /// UPnP IGD.
-    Upnp,
-    /// NAT-PMP.
-    NatPmp,
-    /// PCP.
-    Pcp,
-}
-
-impl From<Mapping> for MappingProtocol {
-    fn from(mapping: Mapping) -> Self {
-        match mapping {
-            Mapping::Upnp => Self::Upnp,
-            Mapping::NatPmp => Self::NatPmp,
-            Mapping::Pcp => Self::Pcp,
-        }
-    }
 }
 
 /// Newest version of gossipsub to speak.

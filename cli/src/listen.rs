@@ -6,7 +6,6 @@ use barewire_base::Keypair;
 use barewire_node::{
     Config, Endpoint, Router, keyfile,
     pnet::Psk,
-    port_mapping::{PortMapper, PortMappingConfig},
     protocols::{echo, perf},
     ws::{Certificate, Roots},
 };
@@ -185,15 +184,7 @@ pub(crate) async fn listen(args: ListenArgs) -> Result<(), Failure> {
     if let Some(client) = relayed {
         told.spawn(relay::follow(client, endpoint.peer_id(), args.node.json));
     }
-    let mapper = args.port_mapping.then(|| {
-        let mut config = PortMappingConfig::default();
-        config.leases.lease = args.port_mapping_lease;
-        if !args.port_mapping_by.is_empty() {
-            let by = args.port_mapping_by.iter().copied();
-            config.protocols = by.map(Into::into).collect();
-        }
-        PortMapper::start(&endpoint, config)
-    });
+    let mapper = port_mapping::start(&endpoint, &args.mapping);
     if let Some(mapper) = &mapper {
         told.spawn(port_mapping::follow(mapper.clone(), args.node.json));
     }

@@ -1,9 +1,63 @@
-//! What `barewire listen` tells of the router that sends ports on.
+//! What `barewire listen` asks of the router in front of it, and tells of it.
 
-use barewire_node::port_mapping::{PortMapper, PortMappingState, Transport};
+use std::time::Duration;
+
+use barewire_node::{
+    Endpoint,
+    port_mapping::{MappingProtocol, PortMapper, PortMappingConfig, PortMappingState, Transport},
+};
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::output;
+use crate::{args::seconds, output};
+
+/// Options of port mapping.
+#[derive(Debug, Args)]
+pub(crate) struct PortMappingArgs {
+    /// Have the router send the ports that are listened on to this node: by UPnP, NAT-PMP or PCP, whichever it speaks.
+    #[arg(long)]
+    port_mapping: bool,
+    /// How long the router is asked to do so; renewed at half of it.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds, requires = "port_mapping")]
+    port_mapping_lease: Duration,
+    /// Ask the router by this alone; may be repeated.
+    #[arg(long, value_enum, value_name = "PROTOCOL", requires = "port_mapping")]
+    port_mapping_by: Vec<Mapping>,
+}
+
+/// What routers are asked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mapping {
+    /// UPnP IGD.
+    Upnp,
+    /// NAT-PMP.
+    NatPmp,
+    /// PCP.
+    Pcp,
+}
+
+impl From<Mapping> for MappingProtocol {
+    fn from(mapping: Mapping) -> Self {
+        match mapping {
+            Mapping::Upnp => Self::Upnp,
+            Mapping::NatPmp => Self::NatPmp,
+            Mapping::Pcp => Self::Pcp,
+        }
+    }
+}
+
+/// Starts what the options ask for.
+pub(crate) fn start(endpoint: &Endpoint, args: &PortMappingArgs) -> Option<PortMapper> {
+    args.port_mapping.then(|| {
+        let mut config = PortMappingConfig::default();
+        config.leases.lease = args.port_mapping_lease;
+        if !args.port_mapping_by.is_empty() {
+            let by = args.port_mapping_by.iter().copied();
+            config.protocols = by.map(Into::into).collect();
+        }
+        PortMapper::start(endpoint, config)
+    })
+}
 
 /// Prints what the router sends on, and why it does not, until the mapper is gone.
 pub(crate) async fn follow(mapper: PortMapper, json: bool) {

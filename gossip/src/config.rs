@@ -585,16 +585,7 @@ impl Config {
             not_zero("rtt_preference.sample", rtt.sample)?;
         }
         if let Some(gater) = &self.gater {
-            share("gater.threshold", gater.threshold)?;
-            share("gater.duplicate_weight", gater.duplicate_weight)?;
-            for (name, value) in [
-                ("gater.ignore_weight", gater.ignore_weight),
-                ("gater.reject_weight", gater.reject_weight),
-            ] {
-                if !value.is_finite() || value < 1.0 {
-                    return Err(ConfigError::Weight { name, value });
-                }
-            }
+            gater.validate()?;
         }
         let (ms, s, hour) = (
             Duration::from_millis,
@@ -710,7 +701,7 @@ impl TopicConfig {
     }
 }
 
-fn share(name: &'static str, value: f64) -> Result<(), ConfigError> {
+pub(crate) fn share(name: &'static str, value: f64) -> Result<(), ConfigError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
     } else {

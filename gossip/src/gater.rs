@@ -9,7 +9,7 @@ use std::{
 
 use barewire_base::PeerId;
 
-use crate::{peers::Peer, random::KeyedState, score::decay_in};
+use crate::{ConfigError, config::share, peers::Peer, random::KeyedState, score::decay_in};
 
 /// Time between two decays.
 const DECAY_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,6 +52,22 @@ impl Default for GaterParams {
             ignore_weight: 1.0,
             reject_weight: 16.0,
         }
+    }
+}
+
+impl GaterParams {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        share("gater.threshold", self.threshold)?;
+        share("gater.duplicate_weight", self.duplicate_weight)?;
+        for (name, value) in [
+            ("gater.ignore_weight", self.ignore_weight),
+            ("gater.reject_weight", self.reject_weight),
+        ] {
+            if !value.is_finite() || value < 1.0 {
+                return Err(ConfigError::Weight { name, value });
+            }
+        }
+        Ok(())
     }
 }
 

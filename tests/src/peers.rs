@@ -75,6 +75,21 @@ pub fn required() -> bool {
 }
 
 impl Foreign {
+    /// The program; `None`, with the reason printed, where its toolchain is not on this machine.
+    ///
+    /// # Panics
+    /// When it does not build, and in CI, which has every toolchain.
+    #[must_use]
+    pub fn build_or_skip(self) -> Option<PathBuf> {
+        let built = self.build();
+        if let Err(Unavailable::NoToolchain(reason)) = &built {
+            crate::skip(&format!("{self}: {reason}"));
+            return None;
+        }
+        assert!(built.is_ok(), "{self}: {built:?}");
+        built.ok()
+    }
+
     /// Folders, relative to the checkout, whose content makes the program.
     fn sources(self) -> &'static [&'static str] {
         match self {

@@ -157,12 +157,8 @@ async fn four_nodes_of_two_stacks_follow_a_script() {
         barewire_tests::skip("needs root and iproute2 for network namespaces");
         return;
     }
-    let go = match Foreign::Go.build() {
-        Ok(go) => go,
-        Err(reason) => {
-            barewire_tests::skip(&reason.to_string());
-            return;
-        }
+    let Some(go) = Foreign::Go.build_or_skip() else {
+        return;
     };
     let ours = peers::barewire().expect("barewire builds");
     let net = Net::new().unwrap();

@@ -14,7 +14,7 @@ use std::{
 };
 
 use barewire_tests::{
-    peers::{self, Foreign, Unavailable},
+    peers::{self, Foreign},
     process::Process,
 };
 
@@ -60,13 +60,8 @@ async fn a_key_file_is_the_same_peer_in_every_stack() {
     let (peer, stranger) = (peer_of(&barewire, &key), peer_of(&barewire, &other));
     assert_eq!(peer_of(&barewire, &key), peer, "after a restart");
     for stack in [Foreign::Go, Foreign::Rust] {
-        let foreign = match stack.build() {
-            Ok(program) => program,
-            Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
-                println!("skipped {stack}: {reason}");
-                continue;
-            }
-            Err(cause) => panic!("{stack}: {cause}"),
+        let Some(foreign) = stack.build_or_skip() else {
+            continue;
         };
         for security in ["noise", "tls"] {
             let args = ["listen", "--key", &key, "--security", security];

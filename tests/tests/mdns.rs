@@ -13,7 +13,7 @@ use std::{
 
 use barewire_tests::{
     netns::{self, Netns},
-    peers::{self, Foreign, Unavailable},
+    peers::{self, Foreign},
     process::{Process, text},
     skip,
 };
@@ -69,13 +69,8 @@ async fn finds(process: &mut Process, peer: &str) -> String {
 }
 
 async fn each_other(stack: Foreign, mutual: bool) {
-    let theirs = match stack.build() {
-        Ok(program) => program,
-        Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
-            println!("skipped: {stack}: {reason}");
-            return;
-        }
-        Err(cause) => panic!("{stack}: {cause}"),
+    let Some(theirs) = stack.build_or_skip() else {
+        return;
     };
     let Some(network) = Network::new(&["10.77.0.1/24", "10.78.0.1/24"]) else {
         return;

@@ -21,7 +21,7 @@ use barewire_node::protocols::gossip::{
 use barewire_tests::{
     full,
     gossip::{Node, SOON, Stranger, config, rpc, until},
-    peers::{self, Foreign, Unavailable},
+    peers::Foreign,
     process::{Process, number, text},
     within,
 };
@@ -148,14 +148,7 @@ async fn spread(members: &mut [Member], numbers: std::ops::Range<usize>) {
 
 /// A foreign peer that expects all messages of both topics.
 async fn foreign(stack: Foreign, addrs: &[&str], expect: usize) -> Option<Process> {
-    let program = match stack.build() {
-        Ok(program) => program,
-        Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
-            println!("skipped: {stack}: {reason}");
-            return None;
-        }
-        Err(cause) => panic!("{stack}: {cause}"),
-    };
+    let program = stack.build_or_skip()?;
     let expect = expect.to_string();
     let mut args = vec!["subscribe"];
     args.extend(addrs);

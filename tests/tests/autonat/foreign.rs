@@ -172,13 +172,7 @@ fn stacks() -> Option<Stacks> {
         barewire_tests::skip(&reason);
         return None;
     }
-    let go = match Foreign::Go.build() {
-        Ok(go) => go,
-        Err(reason) => {
-            barewire_tests::skip(&reason.to_string());
-            return None;
-        }
-    };
+    let go = Foreign::Go.build_or_skip()?;
     let ours = peers::barewire().expect("barewire builds");
     Some(Stacks { ours, go })
 }

@@ -13,21 +13,8 @@ mod chains;
 mod control;
 mod soak;
 
-use std::{path::PathBuf, time::Duration};
-
-use barewire_tests::peers::{self, Foreign, Unavailable};
+use std::time::Duration;
 
 /// Every step ends within this, also on a machine that builds something else meanwhile.
 const DEADLINE: Duration = Duration::from_secs(60);
 const TOPIC: &str = "interop";
-
-fn build(stack: Foreign) -> Option<PathBuf> {
-    match stack.build() {
-        Ok(program) => Some(program),
-        Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
-            println!("skipped: {stack}: {reason}");
-            None
-        }
-        Err(cause) => panic!("{stack}: {cause}"),
-    }
-}

@@ -121,13 +121,7 @@ impl Lab {
             barewire_tests::skip(&reason);
             return None;
         }
-        let go = match Foreign::Go.build() {
-            Ok(go) => go,
-            Err(reason) => {
-                barewire_tests::skip(&reason.to_string());
-                return None;
-            }
-        };
+        let go = Foreign::Go.build_or_skip()?;
         let programs = [peers::barewire().expect("barewire builds"), go];
         let world = World::new(DELAY).unwrap();
         let mut relays = Vec::new();

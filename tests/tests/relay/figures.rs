@@ -58,12 +58,8 @@ async fn bytes_a_second_through_a_circuit() {
     let ours = peers::barewire().expect("barewire builds");
     let free = ["--relay-data", "1000GB", "--relay-duration", "3600"];
     let through_ours = throughput(&ours, &free, size).await;
-    let go = match Foreign::Go.build() {
-        Ok(go) => go,
-        Err(reason) => {
-            barewire_tests::skip(&reason.to_string());
-            return;
-        }
+    let Some(go) = Foreign::Go.build_or_skip() else {
+        return;
     };
     let through_go = throughput(&go, &["--relay-unlimited"], size).await;
     let ratio = through_ours / through_go;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use barewire_tests::{
-    peers::{self, Foreign, Unavailable},
+    peers::{self, Foreign},
     process::{Failure, Process, run, run_failing, text},
 };
 
@@ -17,12 +17,8 @@ use crate::DEADLINE;
 fn programs() -> BTreeMap<&'static str, PathBuf> {
     let mut programs = BTreeMap::from([("ours", peers::barewire().expect("barewire builds"))]);
     for (name, stack) in [("go", Foreign::Go), ("rust", Foreign::Rust)] {
-        match stack.build() {
-            Ok(program) => drop(programs.insert(name, program)),
-            Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
-                println!("skipped: {name}: {reason}");
-            }
-            Err(cause) => panic!("{name}: {cause}"),
+        if let Some(program) = stack.build_or_skip() {
+            programs.insert(name, program);
         }
     }
     programs

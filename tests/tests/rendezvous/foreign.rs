@@ -1,19 +1,8 @@
 //! Foreign clients at our point, and ours at theirs.
 
-use barewire_tests::peers::{Foreign, Unavailable};
+use barewire_tests::peers::Foreign;
 
 use super::*;
-
-fn build(stack: Foreign) -> Option<PathBuf> {
-    match stack.build() {
-        Ok(program) => Some(program),
-        Err(Unavailable::NoToolchain(reason)) if !peers::required() => {
-            println!("skipped: {stack}: {reason}");
-            None
-        }
-        Err(cause) => panic!("{stack}: {cause}"),
-    }
-}
 
 async fn register(program: &Path, point: &str, key: &str, more: &[&str]) -> Result<Value, Failure> {
     let args = [
@@ -127,7 +116,9 @@ async fn stay(point: &str) -> Result<(), Failure> {
 }
 
 async fn both_ways(stack: Foreign, pages_there: bool) {
-    let Some(theirs) = build(stack) else { return };
+    let Some(theirs) = stack.build_or_skip() else {
+        return;
+    };
     let serve = ["listen", "--json", "--listen", TCP, "--rendezvous-server"];
     let (at_ours, point) = Process::listen(&barewire(), serve, SOON).await.unwrap();
     // canvas-js asks for one page only.
