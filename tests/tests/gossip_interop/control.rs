@@ -40,7 +40,11 @@ const COMMON: [&str; 9] = [
 
 fn quick() -> GossipConfig {
     let mut config = config();
-    config.router.heartbeat_interval = HEARTBEAT;
+    let router = &mut config.router;
+    router.heartbeat_interval = HEARTBEAT;
+    // py-libp2p sends GRAFT before the backoff of leaving is over, which begins another.
+    (router.prune_backoff, router.graft_flood_threshold) = (BACKOFF, BACKOFF);
+    router.unsubscribe_backoff = BACKOFF;
     config
 }
 
@@ -50,7 +54,6 @@ fn narrow() -> GossipConfig {
     let router = &mut config.router;
     (router.d, router.d_low, router.d_high) = (1, 1, 1);
     (router.d_score, router.d_out) = (1, 0);
-    (router.prune_backoff, router.graft_flood_threshold) = (BACKOFF, BACKOFF);
     config
 }
 
