@@ -87,11 +87,11 @@ const ATTACKS: [&str; 5] = [
     "ws_attacks",
     "connection_life",
 ];
-/// Settings of the release build in the fast tier: optimising across crates takes minutes, and no test asserts what it brings.
-const QUICK_RELEASE: [(&str, &str); 2] = [
-    ("CARGO_PROFILE_RELEASE_LTO", "off"),
-    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
-];
+/// Cargo's profile of the fast tier: what it builds for one step serves the others.
+const PROFILE: &str = "quick";
+/// The fast tier fuzzes without a sanitizer, which would double the time to build: our own code holds no unsafe block, what
+/// it depends on is left to the full tier.
+const QUICK_FUZZ: (&str, &str) = ("FUZZ_SANITIZER", "none");
 /// Crates of other stacks; they appear only in workspaces of their own.
 const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
 
@@ -103,35 +103,35 @@ fn test(fuzz_seconds: u64) -> Result<()> {
     })?;
     step("layers", layers)?;
     step("lints", || {
-        cargo([
+        run(Command::new(env!("CARGO")).args([
             "clippy",
+            "--profile",
+            PROFILE,
             "--workspace",
             "--all-targets",
             "--all-features",
             "--",
             "-D",
             "warnings",
-        ])
+        ]))
     })?;
-    step("release build", || {
-        run(Command::new(env!("CARGO"))
-            .args(["build", "--release", "-p", "barewire-cli"])
-            .envs(QUICK_RELEASE))
-    })?;
+    let all = ["--profile", PROFILE, "--workspace", "--no-fail-fast"];
+    step("build", || run(test_command(&all).arg("--no-run")))?;
     // Tests wait a lot; in the meantime the fuzz targets are built, with what they leave of the processors.
     let fuzz_build = tools.fuzz_build()?;
     step("tests", || {
         // What attack and end-to-end tests measure is half of their worth.
-        let mut tests = test_command(&["--workspace", "--no-fail-fast"]);
-        run(tests.env("RUST_TEST_NOCAPTURE", "1").envs(QUICK_RELEASE))
+        run(test_command(&all)
+            .env("RUST_TEST_NOCAPTURE", "1")
+            .env("BAREWIRE_BIN", target_dir().join(PROFILE).join("barewire")))
     })?;
     step("documentation", || {
         run(Command::new(env!("CARGO"))
-            .args(["doc", "--workspace", "--no-deps"])
+            .args(["doc", "--profile", PROFILE, "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("fuzz build", || fuzz_build.finish())?;
-    step("fuzzing", || tools.fuzz(fuzz_seconds))
+    step("fuzzing", || tools.fuzz(fuzz_seconds, &[], QUICK_FUZZ))
 }
 
 /// `cargo test` with all features, and `args`.
@@ -176,9 +176,11 @@ fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
             .args(["--rounds", &rounds.to_string()]))
     })?;
     step("varints, 10^8 executions", || {
-        tools.fuzz_with(3600, &["varint"], "-runs=100000000 -max_len=32")
+        let args = ("FUZZ_ARGS", "-runs=100000000 -max_len=32");
+        tools.fuzz(3600, &["varint"], args)
     })?;
-    step("long fuzzing", || tools.fuzz(fuzz_seconds))
+    let address = ("FUZZ_SANITIZER", "address");
+    step("long fuzzing", || tools.fuzz(fuzz_seconds, &[], address))
 }
 
 fn layers() -> Result<()> {
@@ -254,17 +256,13 @@ impl Tools {
             .env("PATH", self.path()?))
     }
 
-    fn fuzz(&self, seconds: u64) -> Result<()> {
-        self.fuzz_with(seconds, &[], "")
-    }
-
-    /// Fuzzes `targets`, all if there are none, with further arguments of libFuzzer.
-    fn fuzz_with(&self, seconds: u64, targets: &[&str], args: &str) -> Result<()> {
+    /// Fuzzes `targets`, all if there are none, with a setting of `fuzz/run.sh`.
+    fn fuzz(&self, seconds: u64, targets: &[&str], setting: (&str, &str)) -> Result<()> {
         run(self
             .with_nightly(Command::new("bash"))?
             .args(["fuzz/run.sh", &seconds.to_string()])
             .args(targets)
-            .env("FUZZ_ARGS", args))
+            .env(setting.0, setting.1))
     }
 
     /// Begins to build the fuzz targets, whenever a processor has nothing else to do.
@@ -276,6 +274,7 @@ impl Tools {
         let (out, err) = logs.map_err(|error| format!("{}: {error}", path.display()))?;
         let mut idle = self.with_nightly(Command::new("nice"))?;
         idle.args(["-n", "19", "bash", "fuzz/run.sh", "--build"]);
+        idle.env(QUICK_FUZZ.0, QUICK_FUZZ.1);
         idle.current_dir(root()).stdin(Stdio::null());
         idle.stdout(out).stderr(err);
         let child = idle.spawn();
@@ -336,7 +335,7 @@ impl Drop for FuzzBuild {
 }
 
 fn target_dir() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 fn root() -> &'static Path {
