@@ -5,7 +5,7 @@ mod held;
 mod paths;
 mod quic;
 
-use std::{fmt, fs, path::Path};
+use std::{fmt, fs, io, path::Path};
 
 use clap::ValueEnum;
 use tokio::process::Command;
@@ -15,7 +15,8 @@ use crate::{
     measure::{Listener, MIB, Run, client},
     stacks::{Program, Stack, pinned},
     table::{
-        BARE_QUINN, FRAMES, Metric, OWN_YAMUX, RAW_TCP, RECORDS, Samples, TOKIO_RUSTLS, YAMUX_CRATE,
+        BARE_QUINN, FRAMES, Metric, OWN_YAMUX, RAW_TCP, RECORDS, Samples, Subject, TOKIO_RUSTLS,
+        YAMUX_CRATE,
     },
 };
 
@@ -112,7 +113,7 @@ impl Over {
 
 /// Measurements that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Group {
+pub enum Group {
     /// Throughput and processor time of one stream, beside what carries it.
     Perf,
     /// Round trips.
@@ -144,17 +145,9 @@ pub(crate) enum Group {
 /// # Errors
 /// A target could not be judged because a side of it was not measured. One that is missed is no error.
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let (programs, left_out) = Program::build_all();
-    let load = load();
-    if load > QUIET {
-        eprintln!(
-            "the machine is busy (load {load}): who runs more threads gets more of it, so throughput ratios mislead"
-        );
-    }
+    let runtime = runtime()?;
+    let (programs, left_out) = Program::build(&Stack::ALL);
+    let load = load_before();
     let groups: Vec<_> = Group::value_variants()
         .iter()
         .copied()
@@ -197,18 +190,32 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             // What one stack leaves in the caches meets another one next time.
             bench.programs.rotate_left(1);
         }
-        if options.json {
-            println!("{}", bench.samples.to_json());
-        } else {
-            println!(
-                "{}, load {load} before\n{}",
-                machine(),
-                bench.samples.render()
-            );
-        }
-        let rows = bench.samples.rows();
-        unjudged += rows.iter().filter(|row| row.value.is_none()).count();
+        unjudged += show(&bench.samples, options.json, load);
     }
+    judged(unjudged)
+}
+
+/// What the rounds run in; the work is done by other processes.
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+}
+
+/// Prints a table, and returns how many of its targets lack a side.
+pub(crate) fn show<S: Subject>(samples: &Samples<S>, json: bool, load: f64) -> usize {
+    if json {
+        println!("{}", samples.to_json());
+    } else {
+        println!("{}, load {load} before\n{}", machine(), samples.render());
+    }
+    let rows = samples.rows();
+    rows.iter().filter(|row| row.value.is_none()).count()
+}
+
+/// Whether all targets could be judged.
+pub(crate) fn judged(unjudged: usize) -> Result<(), Failure> {
     if unjudged > 0 {
         return Err(format!("{unjudged} targets lack a side that was not measured").into());
     }
@@ -217,7 +224,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 struct Bench {
     programs: Vec<Program>,
-    samples: Samples,
+    samples: Samples<Over>,
     over: Over,
     round: usize,
     rounds: usize,
@@ -494,13 +501,20 @@ fn own(args: &[&str], processor: Option<usize>) -> Result<Command, Failure> {
     Ok(command)
 }
 
-/// Load average of the last minute.
-fn load() -> f64 {
+/// Load average of the last minute, with a warning if the machine is busy.
+pub(crate) fn load_before() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ')
+    let load = text
+        .split(' ')
         .next()
         .and_then(|load| load.parse().ok())
-        .unwrap_or(0.0)
+        .unwrap_or(0.0);
+    if load > QUIET {
+        eprintln!(
+            "the machine is busy (load {load}): who runs more threads gets more of it, so throughput ratios mislead"
+        );
+    }
+    load
 }
 
 /// What the figures were taken on.

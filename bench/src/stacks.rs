@@ -71,9 +71,9 @@ impl Program {
 
     /// Builds what is not in the cache. Of stacks that cannot be built the reason is returned.
     #[must_use]
-    pub fn build_all() -> (Vec<Self>, Vec<(Stack, Unavailable)>) {
+    pub fn build(stacks: &[Stack]) -> (Vec<Self>, Vec<(Stack, Unavailable)>) {
         let (mut programs, mut left_out) = (Vec::new(), Vec::new());
-        for stack in Stack::ALL {
+        for &stack in stacks {
             match stack.build() {
                 Ok(path) => programs.push(Self { stack, path }),
                 Err(cause) => left_out.push((stack, cause)),

@@ -1,13 +1,39 @@
 //! Samples, medians and the ratio table.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Display},
+};
 
 use serde_json::{Value, json};
 
 use crate::{
-    compare::{Group, Over},
+    compare::Group,
     stacks::Stack,
+    targets::{Row, View},
 };
+
+/// What a table is about: its figures, who is measured, and what must be reached. Displayed as the transport.
+pub trait Subject: Copy + Debug + Display {
+    /// Measurements that belong together.
+    type Group: Copy + PartialEq + Debug;
+    /// A figure.
+    type Metric: Copy + Ord + Debug + 'static;
+
+    /// What the table is called as an event.
+    const EVENT: &'static str;
+    /// All figures, in the order of the table.
+    const METRICS: &'static [(Self::Metric, &'static str)];
+
+    /// The group that measures a figure.
+    fn group(metric: Self::Metric) -> Self::Group;
+
+    /// The stacks barewire is compared with.
+    fn peers(self) -> Vec<Stack>;
+
+    /// What must be reached.
+    fn targets(view: View<'_, Self>) -> Vec<Row<Self::Group>>;
+}
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +87,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    const ALL: [(Self, &'static str); 23] = [
+    pub(crate) const ALL: [(Self, &'static str); 23] = [
         (Self::PerfUp, "perf up, MiB/s"),
         (Self::PerfDown, "perf down, MiB/s"),
         (Self::CpuPerGib, "CPU s per GiB, both ends"),
@@ -110,26 +136,26 @@ impl Metric {
     }
 }
 
-/// All samples of one transport, by metric and by who gave them, each with its round.
+/// All samples of one table, by metric and by who gave them, each with its round.
 #[derive(Debug)]
-pub struct Samples {
-    /// The transport.
-    pub over: Over,
+pub struct Samples<S: Subject> {
+    /// What the table is about.
+    pub subject: S,
     /// What is measured.
-    groups: Vec<Group>,
-    values: BTreeMap<(Metric, String), Vec<(usize, f64)>>,
+    groups: Vec<S::Group>,
+    values: BTreeMap<(S::Metric, String), Vec<(usize, f64)>>,
     /// Rounds begun.
     rounds: usize,
     /// Why something is missing.
     gaps: Vec<String>,
 }
 
-impl Samples {
-    /// None yet, of connections over the named transport.
+impl<S: Subject> Samples<S> {
+    /// None yet, and what there will be.
     #[must_use]
-    pub(crate) fn new(over: Over, groups: Vec<Group>) -> Self {
+    pub(crate) fn new(subject: S, groups: Vec<S::Group>) -> Self {
         Self {
-            over,
+            subject,
             groups,
             values: BTreeMap::new(),
             rounds: 0,
@@ -143,7 +169,7 @@ impl Samples {
     }
 
     /// Adds one.
-    pub fn add(&mut self, metric: Metric, who: impl ToString, value: f64) {
+    pub fn add(&mut self, metric: S::Metric, who: impl ToString, value: f64) {
         self.values
             .entry((metric, who.to_string()))
             .or_default()
@@ -160,7 +186,7 @@ impl Samples {
     pub(crate) fn median(
         &self,
         round: Option<usize>,
-        metric: Metric,
+        metric: S::Metric,
         who: impl ToString,
     ) -> Option<f64> {
         let values = self.values.get(&(metric, who.to_string()))?;
@@ -175,16 +201,8 @@ impl Samples {
         self.rounds
     }
 
-    pub(crate) fn measures(&self, group: Group) -> bool {
+    pub(crate) fn measures(&self, group: S::Group) -> bool {
         self.groups.contains(&group)
-    }
-
-    /// The stacks barewire is compared with.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = Stack> {
-        let over = self.over;
-        Stack::PEERS
-            .into_iter()
-            .filter(move |peer| over.spoken_by(*peer))
     }
 
     /// Medians with their range, then the targets with theirs, then what is missing, as text.
@@ -192,10 +210,10 @@ impl Samples {
     pub fn render(&self) -> String {
         let mut text = format!(
             "Over {}: medians (lowest – highest of all rounds)\n",
-            self.over
+            self.subject
         );
-        for (metric, name) in Metric::ALL {
-            let all = self.values.iter().filter(|((of, _), _)| *of == metric);
+        for (metric, name) in S::METRICS {
+            let all = self.values.iter().filter(|((of, _), _)| of == metric);
             for ((_, who), values) in all {
                 let values: Vec<_> = values.iter().map(|(_, value)| *value).collect();
                 let (Some(middle), Some(range)) = (median(&values), range(&values)) else {
@@ -238,7 +256,7 @@ impl Samples {
     /// The same as one object.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let samples: Vec<_> = Metric::ALL
+        let samples: Vec<_> = S::METRICS
             .iter()
             .flat_map(|(metric, name)| {
                 let of_metric = self.values.iter().filter(move |((of, _), _)| of == metric);
@@ -263,8 +281,8 @@ impl Samples {
             })
             .collect();
         json!({
-            "event": "compare",
-            "over": self.over.to_string(),
+            "event": S::EVENT,
+            "over": self.subject.to_string(),
             "samples": samples,
             "targets": rows,
             "gaps": self.gaps,

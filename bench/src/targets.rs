@@ -7,7 +7,7 @@ use crate::{
     stacks::Stack,
     table::{
         BARE_QUINN, FROM_GO, Metric as M, OWN_YAMUX, RAISED, RAW_RELAYED, RAW_TCP, RECORDS,
-        Samples, TO_GO, TOKIO_RUSTLS, YAMUX_CRATE, range,
+        Samples, Subject, TO_GO, TOKIO_RUSTLS, YAMUX_CRATE, range,
     },
 };
 
@@ -31,7 +31,7 @@ impl std::fmt::Display for Bound {
 
 /// One target.
 #[derive(Debug)]
-pub struct Row {
+pub struct Row<G> {
     /// What is compared, of which transport.
     pub what: String,
     /// What it must be.
@@ -42,11 +42,11 @@ pub struct Row {
     pub range: Option<[f64; 2]>,
     /// The sides that gave no figure.
     pub missing: Vec<String>,
-    groups: Vec<Group>,
+    groups: Vec<G>,
 }
 
-impl Row {
-    fn value(what: &str, bound: Bound, side: Side) -> Self {
+impl<G> Row<G> {
+    pub(crate) fn value(what: &str, bound: Bound, side: Side<G>) -> Self {
         Self {
             what: what.to_owned(),
             bound,
@@ -57,7 +57,7 @@ impl Row {
         }
     }
 
-    fn ratio(what: &str, bound: Bound, own: Side, other: Side) -> Self {
+    pub(crate) fn ratio(what: &str, bound: Bound, own: Side<G>, other: Side<G>) -> Self {
         Self::value(what, bound, own.with(other, |own, other| own / other))
     }
 
@@ -73,13 +73,13 @@ impl Row {
 
 /// A figure that a row needs.
 #[derive(Debug)]
-struct Side {
+pub(crate) struct Side<G> {
     value: Option<f64>,
     missing: Vec<String>,
-    groups: Vec<Group>,
+    groups: Vec<G>,
 }
 
-impl Side {
+impl<G> Side<G> {
     /// Both are needed.
     fn with(mut self, other: Self, join: fn(f64, f64) -> f64) -> Self {
         self.value = self.value.zip(other.value).map(|(a, b)| join(a, b));
@@ -89,10 +89,10 @@ impl Side {
     }
 }
 
-impl Samples {
+impl<S: Subject> Samples<S> {
     /// Every target of what was measured, also those of which a side is missing.
     #[must_use]
-    pub fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<Row<S::Group>> {
         let mut rows = self.view(None).rows();
         let rounds: Vec<_> = (1..=self.rounds())
             .map(|round| self.view(Some(round)).rows())
@@ -105,7 +105,7 @@ impl Samples {
         rows
     }
 
-    const fn view(&self, round: Option<usize>) -> View<'_> {
+    const fn view(&self, round: Option<usize>) -> View<'_, S> {
         View {
             samples: self,
             round,
@@ -115,32 +115,22 @@ impl Samples {
 
 /// The samples of all rounds, or of one.
 #[derive(Debug, Clone, Copy)]
-struct View<'a> {
-    samples: &'a Samples,
+pub struct View<'a, S: Subject> {
+    samples: &'a Samples<S>,
     round: Option<usize>,
 }
 
-impl View<'_> {
-    fn rows(&self) -> Vec<Row> {
-        let over = self.samples.over;
-        let mut rows = match over {
-            Over::Tcp => self.tcp(),
-            Over::Tls => self.tls(),
-            Over::Ws => self.ws(),
-            Over::Quic => self.quic(),
-        };
-        rows.push(Row::value(
-            "100 idle connections, % of a core",
-            Bound::AtMost(0.2),
-            self.own(M::IdlePercent),
-        ));
+impl<S: Subject> View<'_, S> {
+    fn rows(self) -> Vec<Row<S::Group>> {
+        let subject = self.samples.subject;
+        let mut rows = S::targets(self);
         for row in &mut rows {
-            row.what = format!("{over} {}", row.what);
+            row.what = format!("{subject} {}", row.what);
         }
         rows
     }
 
-    fn of(&self, metric: M, who: impl ToString) -> Side {
+    pub(crate) fn of(&self, metric: S::Metric, who: impl ToString) -> Side<S::Group> {
         let who = who.to_string();
         let value = self.samples.median(self.round, metric, &who);
         Side {
@@ -150,41 +140,76 @@ impl View<'_> {
             } else {
                 Vec::new()
             },
-            groups: vec![metric.group()],
+            groups: vec![S::group(metric)],
         }
     }
 
-    fn own(&self, metric: M) -> Side {
+    pub(crate) fn own(&self, metric: S::Metric) -> Side<S::Group> {
         self.of(metric, Stack::Barewire)
     }
 
     /// What the best peer does. One that is missing might be the best.
-    fn best(&self, metric: M, better: fn(f64, f64) -> f64) -> Side {
-        let peers = self.samples.peers().map(|peer| self.of(metric, peer));
+    fn best(&self, metric: S::Metric, better: fn(f64, f64) -> f64) -> Side<S::Group> {
+        let peers = self.samples.subject.peers().into_iter();
         peers
+            .map(|peer| self.of(metric, peer))
             .reduce(|best, peer| best.with(peer, better))
             .unwrap_or_else(|| self.of(metric, "peer"))
     }
 
-    fn highest(&self, metric: M) -> Side {
+    fn highest(&self, metric: S::Metric) -> Side<S::Group> {
         self.best(metric, f64::max)
     }
 
     /// At least so many times what the best peer does.
-    fn over_best(&self, what: &str, target: f64, metric: M) -> Row {
+    pub(crate) fn over_best(&self, what: &str, target: f64, metric: S::Metric) -> Row<S::Group> {
         let bound = Bound::AtLeast(target);
         Row::ratio(what, bound, self.own(metric), self.highest(metric))
     }
 
     /// At most this part of what the best peer takes.
-    fn under_best(&self, what: &str, target: f64, metric: M) -> Row {
+    pub(crate) fn under_best(&self, what: &str, target: f64, metric: S::Metric) -> Row<S::Group> {
         let bound = Bound::AtMost(target);
         let lowest = self.best(metric, f64::min);
         Row::ratio(what, bound, self.own(metric), lowest)
     }
+}
 
+impl Subject for Over {
+    type Group = Group;
+    type Metric = M;
+
+    const EVENT: &'static str = "compare";
+    const METRICS: &'static [(M, &'static str)] = &M::ALL;
+
+    fn group(metric: M) -> Group {
+        metric.group()
+    }
+
+    fn peers(self) -> Vec<Stack> {
+        let all = Stack::PEERS.into_iter();
+        all.filter(|peer| self.spoken_by(*peer)).collect()
+    }
+
+    fn targets(view: View<'_, Self>) -> Vec<Row<Group>> {
+        let mut rows = match view.samples.subject {
+            Self::Tcp => view.tcp(),
+            Self::Tls => view.tls(),
+            Self::Ws => view.ws(),
+            Self::Quic => view.quic(),
+        };
+        rows.push(Row::value(
+            "100 idle connections, % of a core",
+            Bound::AtMost(0.2),
+            view.own(M::IdlePercent),
+        ));
+        rows
+    }
+}
+
+impl View<'_, Over> {
     /// What TLS, WebSocket and QUIC have in common.
-    fn common(&self) -> [Row; 4] {
+    fn common(&self) -> [Row<Group>; 4] {
         [
             self.under_best("ping p50 / best peer", 1.0, M::Ping),
             self.over_best("handshakes, serial / best peer", 2.0, M::HandshakesSerial),
@@ -194,7 +219,7 @@ impl View<'_> {
     }
 
     /// So many round trips, and half of one for the processors.
-    fn first_byte(&self, round_trips: f64) -> Row {
+    fn first_byte(&self, round_trips: f64) -> Row<Group> {
         Row::value(
             "connect + first byte at 100 ms, round trips",
             Bound::AtMost(round_trips + 0.5),
@@ -202,7 +227,7 @@ impl View<'_> {
         )
     }
 
-    fn tls(&self) -> Vec<Row> {
+    fn tls(&self) -> Vec<Row<Group>> {
         let alone = |what, metric| {
             let limit = self.of(M::PerfUp, TOKIO_RUSTLS);
             Row::ratio(what, Bound::AtLeast(0.9), self.own(metric), limit)
@@ -218,7 +243,7 @@ impl View<'_> {
         rows
     }
 
-    fn ws(&self) -> Vec<Row> {
+    fn ws(&self) -> Vec<Row<Group>> {
         let mut rows = vec![
             self.over_best("perf up / best peer", 1.4, M::PerfUp),
             self.over_best("perf down / best peer", 1.4, M::PerfDown),
@@ -227,7 +252,7 @@ impl View<'_> {
         rows
     }
 
-    fn quic(&self) -> Vec<Row> {
+    fn quic(&self) -> Vec<Row<Group>> {
         let congestion = QuicConfig::default().congestion;
         let quinn_relayed = self.of(M::Relay0, BARE_QUINN);
         let relay = self.own(M::Relay0).with(quinn_relayed, f64::max);
@@ -277,7 +302,7 @@ impl View<'_> {
         rows
     }
 
-    fn tcp(&self) -> Vec<Row> {
+    fn tcp(&self) -> Vec<Row<Group>> {
         let records = || self.of(M::PerfUp, RECORDS);
         let go = || self.of(M::Rtt60, Stack::Go);
         vec![
@@ -362,7 +387,7 @@ impl View<'_> {
 mod tests {
     use super::*;
 
-    fn samples(groups: &[Group]) -> Samples {
+    fn samples(groups: &[Group]) -> Samples<Over> {
         let mut samples = Samples::new(Over::Tcp, groups.to_vec());
         for [own, best] in [[1500.0, 1000.0], [1600.0, 1250.0], [1900.0, 1000.0]] {
             samples.next_round();
@@ -377,7 +402,7 @@ mod tests {
         samples
     }
 
-    fn row<'a>(rows: &'a [Row], what: &str) -> &'a Row {
+    fn row<'a>(rows: &'a [Row<Group>], what: &str) -> &'a Row<Group> {
         let found = rows.iter().find(|row| row.what == format!("tcp {what}"));
         found.unwrap_or_else(|| panic!("no row {what}"))
     }
