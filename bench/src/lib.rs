@@ -1,10 +1,11 @@
 //! barewire beside its peers and the machine's limits.
 //!
-//! [`compare`] runs every stack and every limit in interleaved rounds and prints the ratio table; [`relay`] and
-//! [`udp_relay`] are the delaying relays it measures long paths with; [`ends`] are the two ends of each limit.
+//! [`compare`] runs every stack and every limit in interleaved rounds and prints the ratio table, [`gossip`] does so for
+//! gossipsub; [`relay`] and [`udp_relay`] are the delaying relays for long paths; [`ends`] are the two ends of each limit.
 
 pub mod compare;
 pub mod ends;
+pub mod gossip;
 pub mod measure;
 pub mod relay;
 pub mod stacks;

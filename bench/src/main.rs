@@ -1,4 +1,4 @@
-//! `barewire-bench compare` prints the ratio table. The other commands are what it starts, usable alone.
+//! `barewire-bench compare` and `barewire-bench gossip` print ratio tables. The other commands are what it starts, usable alone.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use barewire_bench::{Failure, compare, ends, relay, udp_relay};
+use barewire_bench::{Failure, compare, ends, gossip, relay, udp_relay};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
@@ -23,6 +23,10 @@ enum Command {
     ///
     /// Fails when a side of a target was not measured; a target that is missed is marked and no failure.
     Compare(compare::Options),
+    /// Run gossipsub of barewire, go-libp2p and rust-libp2p side by side, and print the ratio table.
+    ///
+    /// Fails when a side of a target was not measured, or messages were lost; a target that is missed is marked and no failure.
+    Gossip(gossip::Options),
     /// Relay TCP connections or UDP datagrams, all late; prints its address as JSON and ends with stdin.
     Relay {
         /// Where connections go on to.
@@ -64,6 +68,7 @@ fn share(text: &str) -> Result<f64, String> {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Compare(options) => compare::run(&options),
+        Command::Gossip(options) => gossip::run(&options),
         Command::Relay {
             to,
             delay_ms,

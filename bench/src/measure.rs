@@ -106,10 +106,10 @@ pub async fn client(command: Command, event: &str, listener: &Listener) -> Resul
     let mut process = Process::spawn(command)?;
     let pid = process.id().ok_or("the client is gone")?;
     // The peak of a process that has ended is not to be had any more.
-    let peak = Arc::new(AtomicU64::new(0));
-    let watched = Arc::clone(&peak);
+    let highest = Arc::new(AtomicU64::new(0));
+    let watched = Arc::clone(&highest);
     let watch = tokio::spawn(async move {
-        while let Some(bytes) = memory(pid, "VmHWM:") {
+        while let Some(bytes) = peak(pid) {
             watched.fetch_max(bytes, Ordering::Relaxed);
             sleep(Duration::from_millis(5)).await;
         }
@@ -134,8 +134,8 @@ pub async fn client(command: Command, event: &str, listener: &Listener) -> Resul
         event,
         cpu_client,
         cpu_listener,
-        peak_client: peak.load(Ordering::Relaxed),
-        peak_listener: memory(listener.pid, "VmHWM:").unwrap_or(0),
+        peak_client: highest.load(Ordering::Relaxed),
+        peak_listener: peak(listener.pid).unwrap_or(0),
     })
 }
 
@@ -161,7 +161,8 @@ impl Holder {
 }
 
 /// State letter, and user plus system seconds of a process.
-fn cpu_secs(pid: u32) -> Option<(char, f64)> {
+#[must_use]
+pub fn cpu_secs(pid: u32) -> Option<(char, f64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name stands in parentheses and may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
@@ -170,6 +171,12 @@ fn cpu_secs(pid: u32) -> Option<(char, f64)> {
     let user: f64 = ticks.next()?.parse().ok()?;
     let system: f64 = ticks.next()?.parse().ok()?;
     Some((state, (user + system) / TICKS))
+}
+
+/// Peak resident bytes of a process so far.
+#[must_use]
+pub fn peak(pid: u32) -> Option<u64> {
+    memory(pid, "VmHWM:")
 }
 
 /// A line of `/proc/PID/status`, in bytes.

@@ -175,6 +175,11 @@ fn full(fuzz_seconds: u64, rounds: u32) -> Result<()> {
             .args(["--over", "tcp,tls,ws,quic"])
             .args(["--rounds", &rounds.to_string()]))
     })?;
+    step("comparison of gossip with the peers", || {
+        run(Command::new(env!("CARGO"))
+            .args(["run", "--release", "-p", "barewire-bench", "--", "gossip"])
+            .args(["--rounds", &rounds.to_string()]))
+    })?;
     step("varints, 10^8 executions", || {
         let args = ("FUZZ_ARGS", "-runs=100000000 -max_len=32");
         tools.fuzz(3600, &["varint"], args)

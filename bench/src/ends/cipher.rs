@@ -1,8 +1,15 @@
-//! The cipher by itself: ChaCha20-Poly1305 in place on records of full size, one core.
+//! Ciphers and hashes by themselves: ChaCha20-Poly1305 in place on records of full size, SHA-512.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    thread,
+    time::{Duration, Instant},
+};
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
+    digest::{SHA512, digest},
+};
 use barewire_security::MAX_PLAINTEXT;
 
 use crate::Failure;
@@ -44,6 +51,29 @@ pub fn cipher_rates() -> Result<CipherRates, Failure> {
             .map_err(|_| "opening failed".into())
     })?;
     Ok(CipherRates { seal, open })
+}
+
+/// Bytes per second that all processors together put through SHA-512, in pieces of the size of a record.
+#[must_use]
+pub fn sha512_rate() -> f64 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let hashing: Vec<_> = (0..cores)
+            .map(|_| {
+                scope.spawn(|| {
+                    let piece = vec![7; MAX_PLAINTEXT];
+                    rate(|| {
+                        black_box(digest(&SHA512, black_box(&piece)));
+                        Ok(())
+                    })
+                })
+            })
+            .collect();
+        let rates = hashing.into_iter().map(|one| one.join());
+        rates
+            .map(|rate| rate.ok().and_then(Result::ok).unwrap_or(0.0))
+            .sum()
+    })
 }
 
 fn rate(mut once: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {

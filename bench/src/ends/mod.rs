@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::Failure;
 
-pub use cipher::{CipherRates, cipher_rates};
+pub use cipher::{CipherRates, cipher_rates, sha512_rate};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
