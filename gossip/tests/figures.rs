@@ -14,14 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barewire_gossip::{Config, Payload, RpcLimits, Version, rpc::Rpc as Decoded};
+use barewire_gossip::{Config, Payload, RpcLimits, Version, rpc::Rpc};
 use bytes::BytesMut;
 use common::{
-    Victim, message,
-    proto::{Rpc, SubOpts},
-    publish,
+    Victim,
+    loads::{self, crowd, seen, subscriptions},
 };
-use prost::Message;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -29,22 +27,6 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// A debug build does a tenth of it.
 const SCALE: usize = if cfg!(debug_assertions) { 10 } else { 1 };
-
-fn subscriptions(count: usize) -> Payload {
-    let subscriptions = (0..count)
-        .map(|n| SubOpts {
-            subscribe: Some(true),
-            topicid: Some(format!("topic/{n}")),
-            ..Default::default()
-        })
-        .collect();
-    Rpc {
-        subscriptions,
-        ..Default::default()
-    }
-    .encode_to_vec()
-    .into()
-}
 
 // One test, because the allocator counts the whole process.
 #[test]
@@ -85,41 +67,18 @@ fn memory_of_an_idle_peer() {
 }
 
 fn heartbeat() {
-    let mut victim = Victim::new(&Config::wan());
-    for n in 0..20 {
-        victim.net.subscribe(0, &format!("topic/{n}"));
-    }
-    let body = subscriptions(20);
-    for n in 0..1000 / SCALE {
-        let peer = victim.peer(Version::V1_2, n % 3 == 0);
-        let now = victim.net.now;
-        victim.router().receive(now, peer, &body).unwrap();
-    }
+    let mut victim = crowd(1000 / SCALE);
     let mut worst = Duration::ZERO;
     let mut sum = Duration::ZERO;
     let beats = 30;
     for beat in 0..beats {
-        for n in 0..20 {
-            for part in 0..5u8 {
-                victim
-                    .net
-                    .publish(0, &format!("topic/{n}"), vec![beat, n, part]);
-            }
-        }
-        for peer in victim.raw.clone() {
-            victim.take(peer);
-        }
-        victim.net.now += Duration::from_secs(1);
-        let now = victim.net.now;
-        let begin = Instant::now();
-        victim.router().handle_timeout(now);
-        let took = begin.elapsed();
+        let took = loads::heartbeat(&mut victim);
         if beat > 0 {
             worst = worst.max(took);
             sum += took;
         }
     }
-    let mean = sum / u32::from(beats - 1);
+    let mean = sum / (beats - 1);
     println!("heartbeat, 1,000 peers × 20 topics, 100 messages: mean {mean:?}, worst {worst:?}");
     if !cfg!(debug_assertions) {
         assert!(mean <= Duration::from_millis(5), "{mean:?}");
@@ -127,29 +86,14 @@ fn heartbeat() {
 }
 
 fn duplicate() {
-    let mut victim = Victim::new(&Config::wan());
-    victim.net.subscribe(0, "t");
-    let author = barewire_gossip::Author::signed(&common::keypair(50), 1);
-    let peers: Vec<_> = (0..2).map(|_| victim.attacker(Version::V1_2)).collect();
+    let (mut victim, peer, bodies) = seen(20_000 / SCALE as u32);
     let now = victim.net.now;
-    // As in life: many messages, so that tables are not all in the cache.
-    let bodies: Vec<Payload> = (0..20_000 / SCALE as u32)
-        .map(|n| {
-            publish(message(&author, "t", n.to_be_bytes().repeat(50)))
-                .encode_to_vec()
-                .into()
-        })
-        .collect();
-    for body in &bodies {
-        victim.router().receive(now, peers[0], body).unwrap();
-        victim.net.settle();
-    }
     let region = Region::new(ALLOCATOR);
     let begin = Instant::now();
     let rounds = 20;
     for _ in 0..rounds {
         for body in &bodies {
-            victim.router().receive(now, peers[1], body).unwrap();
+            victim.router().receive(now, peer, body).unwrap();
         }
     }
     let count = rounds * bodies.len();
@@ -205,7 +149,7 @@ fn decoding() {
         let body = Payload::from(body);
         let begin = Instant::now();
         let region = Region::new(ALLOCATOR);
-        let rpc = Decoded::decode(&body, &limits).unwrap();
+        let rpc = Rpc::decode(&body, &limits).unwrap();
         let bytes = region.change().bytes_allocated;
         let took = begin.elapsed();
         drop(rpc);

@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+pub mod loads;
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
