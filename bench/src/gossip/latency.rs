@@ -12,7 +12,11 @@ use barewire_tests::process::Process;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::{Bench, TCP, TOPIC, targets::Metric};
-use crate::{Failure, measure::DEADLINE, stacks::Program};
+use crate::{
+    Failure,
+    measure::DEADLINE,
+    stacks::{Program, Stack},
+};
 
 const NODES: usize = 10;
 /// Time between two messages.
@@ -56,13 +60,17 @@ impl End {
 impl Bench {
     /// Each node has dialled the two before it. We publish at the first and listen at the last.
     pub(super) async fn latency(&mut self, program: &Program) -> Result<(), Failure> {
+        let dial = match program.stack {
+            Stack::Barewire => "--keep",
+            Stack::Go | Stack::Rust | Stack::Litep2p => "--connect",
+        };
         let mut nodes = Vec::new();
         let mut addrs: Vec<String> = Vec::new();
         for _ in 0..NODES {
             let mut args = vec!["listen", "--listen", TCP, "--topic", TOPIC];
             args.extend(["--quiet", "--json"]);
             for addr in addrs.iter().rev().take(2) {
-                args.extend(["--connect", addr]);
+                args.extend([dial, addr]);
             }
             let (node, addr) = Process::listen(program.path(), args, DEADLINE).await?;
             nodes.push(node);
