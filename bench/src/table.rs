@@ -136,14 +136,17 @@ impl Metric {
     }
 }
 
-/// All samples of one table, by metric and by who gave them, each with its round.
+/// A figure and the round it is of.
+type Sample = (usize, f64);
+
+/// All samples of one table, by metric and by who gave them.
 #[derive(Debug)]
 pub struct Samples<S: Subject> {
     /// What the table is about.
     pub subject: S,
     /// What is measured.
     groups: Vec<S::Group>,
-    values: BTreeMap<(S::Metric, String), Vec<(usize, f64)>>,
+    values: BTreeMap<(S::Metric, String), Vec<Sample>>,
     /// Rounds begun.
     rounds: usize,
     /// Why something is missing.

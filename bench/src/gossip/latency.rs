@@ -106,7 +106,7 @@ async fn times(from: &Gossip, to: &mut Subscription) -> Result<Vec<Duration>, Fa
             data[8..16].copy_from_slice(&(zero.elapsed().as_nanos() as u64).to_le_bytes());
             let options = PublishOptions::default().wait_for_space(DEADLINE);
             // What reaches nobody is lost, and counted as that.
-            let _ = from.publish_with(TOPIC, data.into(), options).await?;
+            drop(from.publish_with(TOPIC, data.into(), options).await?);
         }
         Ok::<_, Failure>(())
     };
