@@ -126,7 +126,10 @@ impl Parts {
     pub(crate) fn add(&self, topic: &str, group: u64, parts: u8) {
         let mut messages = self.messages.lock();
         let message = messages.entry((topic.to_owned(), group)).or_default();
+        let before = message.has();
         message.fill(group, parts);
+        // Others may have been earlier with theirs.
+        tell_whole(group, before, message);
     }
 
     /// Tells the given peers, or the mesh and all who know of the group, what there is, and sends what they lack.
@@ -235,9 +238,14 @@ impl Parts {
             known.has = Some(known.has.unwrap_or(0) | sent);
             known.told = known.told.map(|told| told | sent);
         }
-        if before != WHOLE && parted.has() == WHOLE {
-            log("All parts received", json!({"group id": group}));
-        }
+        tell_whole(group, before, parted);
+    }
+}
+
+/// Says once that there are all parts.
+fn tell_whole(group: u64, before: u8, message: &Parted) {
+    if before != WHOLE && message.has() == WHOLE {
+        log("All parts received", json!({"group id": group}));
     }
 }
 

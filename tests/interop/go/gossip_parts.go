@@ -100,6 +100,7 @@ func (p *parted) add(topic string, group uint64, which byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	message := p.message(groupKey{topic, group})
+	before := present(message)
 	for i := range message {
 		if which&(1<<i) != 0 {
 			var part []byte
@@ -108,6 +109,15 @@ func (p *parted) add(topic string, group uint64, which byte) {
 			}
 			message[i] = part
 		}
+	}
+	// Others may have been earlier with theirs.
+	tellWhole(group, before, message)
+}
+
+// tellWhole says once that there are all parts.
+func tellWhole(group uint64, before byte, message *[partCount][]byte) {
+	if before != 0xff && present(message) == 0xff {
+		logEvent("All parts received", map[string]any{"group id": group})
 	}
 }
 
@@ -130,9 +140,7 @@ func (p *parted) extend(key groupKey, data []byte) (byte, error) {
 			rest = rest[partSize:]
 		}
 	}
-	if before != 0xff && present(message) == 0xff {
-		logEvent("All parts received", map[string]any{"group id": key.group})
-	}
+	tellWhole(key.group, before, message)
 	return which, nil
 }
 
