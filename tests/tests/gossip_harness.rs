@@ -129,12 +129,14 @@ fn script() -> Value {
             json!({"type": "publish", "messageID": id, "messageSizeBytes": size, "topicID": TOPIC});
         script.push(only(id % NODES, &publish));
     }
+    // Parts are told once, so that they come when queues are empty again.
+    script.push(wait(9));
     for node in 0..NODES {
         let add = json!({"type": "addPartialMessage", "topicID": PARTS, "groupID": 7, "parts": 3 << (2 * node)});
         script.push(only(node, &add));
     }
     script.push(json!({"type": "publishPartial", "topicID": PARTS, "groupID": 7}));
-    script.push(wait(10));
+    script.push(wait(13));
     json!({"script": script})
 }
 
