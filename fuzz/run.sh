@@ -5,7 +5,7 @@
 #   fuzz/run.sh --build              only builds them all
 #
 # FUZZ_ARGS in the environment is given to libFuzzer too. FUZZ_SANITIZER names the sanitizer (default address; none builds and
-# runs in half the time, and finds as much in code that holds no unsafe block).
+# runs faster, and watches no memory of unsafe code, which only dependencies hold).
 #
 # As many run at once as there are processors; FUZZ_JOBS in the environment says otherwise.
 #

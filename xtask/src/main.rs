@@ -89,8 +89,8 @@ const ATTACKS: [&str; 5] = [
 ];
 /// Cargo's profile of the fast tier: what it builds for one step serves the others.
 const PROFILE: &str = "quick";
-/// The fast tier fuzzes without a sanitizer, which would double the time to build: our own code holds no unsafe block, what
-/// it depends on is left to the full tier.
+/// The fast tier fuzzes without a sanitizer, which takes minutes more to build: our own code holds no unsafe block, what it
+/// depends on is left to the full tier.
 const QUICK_FUZZ: (&str, &str) = ("FUZZ_SANITIZER", "none");
 /// Crates of other stacks; they appear only in workspaces of their own.
 const FRAMEWORK: [&str; 3] = ["libp2p", "litep2p", "multistream-select"];
