@@ -123,6 +123,8 @@ fn test(fuzz_seconds: u64) -> Result<()> {
         // What attack and end-to-end tests measure is half of their worth.
         run(test_command(&all)
             .env("RUST_TEST_NOCAPTURE", "1")
+            // A panic says where; a log of backtraces hides which.
+            .env("RUST_BACKTRACE", "0")
             .env("BAREWIRE_BIN", target_dir().join(PROFILE).join("barewire")))
     })?;
     step("documentation", || {
