@@ -403,7 +403,7 @@ struct Builder<'a> {
     control: BytesMut,
     messages: Vec<Arc<WireMessage>>,
     message_bytes: usize,
-    other: Vec<Bytes>,
+    other: Option<Bytes>,
 }
 
 impl<'a> Builder<'a> {
@@ -414,7 +414,7 @@ impl<'a> Builder<'a> {
             control: BytesMut::new(),
             messages: Vec::new(),
             message_bytes: 0,
-            other: Vec::new(),
+            other: None,
         }
     }
 
@@ -422,7 +422,7 @@ impl<'a> Builder<'a> {
         self.head.is_empty()
             && self.control.is_empty()
             && self.messages.is_empty()
-            && self.other.is_empty()
+            && self.other.is_none()
     }
 
     /// Bytes so far, with the head of the control field.
@@ -462,12 +462,13 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// One to a frame: the field is no list, so that a second would be merged into the first.
     fn push_other(&mut self, field: Bytes) -> Result<(), Bytes> {
-        if self.len() + field.len() > self.limits.max_rpc {
+        if self.other.is_some() || self.len() + field.len() > self.limits.max_rpc {
             return Err(field);
         }
         self.message_bytes += field.len();
-        self.other.push(field);
+        self.other = Some(field);
         Ok(())
     }
 
@@ -516,7 +517,7 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        for field in self.other {
+        if let Some(field) = self.other {
             if !buf.is_empty() {
                 chunks.push(buf.split().freeze());
             }

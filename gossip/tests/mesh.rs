@@ -410,17 +410,24 @@ fn partial_messages_replace_whole_ones() {
     let group = Bytes::from_static(b"group");
     let peers = net.nodes[0].router.publish_partial("t", &group).unwrap();
     assert_eq!(peers, [net.key(0, 1)]);
-    net.nodes[0]
-        .router
-        .send_partial(peers[0], "t", &group, Some(b"part"), Some(b"meta"))
-        .unwrap();
+    // Two at once: an RPC has room for one.
+    for (message, metadata) in [(b"one", b"1"), (b"two", b"2")] {
+        net.nodes[0]
+            .router
+            .send_partial(peers[0], "t", &group, Some(message), Some(metadata))
+            .unwrap();
+    }
     net.settle();
-    let part = &net.nodes[1].partials[0];
+    let parts = net.nodes[1].partials.iter().map(|part| {
+        assert_eq!(part.group, group);
+        let message = part.message.as_ref().unwrap().to_bytes();
+        (message, part.metadata.clone().unwrap())
+    });
+    let expected = [("one", "1"), ("two", "2")];
     assert_eq!(
-        (&part.group[..], part.metadata.as_deref()),
-        (&b"group"[..], Some(&b"meta"[..]))
+        parts.collect::<Vec<_>>(),
+        expected.map(|(message, metadata)| (message.into(), metadata.into()))
     );
-    assert_eq!(part.message.as_ref().unwrap().to_bytes(), "part");
     let to_2 = net.key(0, 2);
     assert!(
         net.nodes[0]
@@ -433,6 +440,35 @@ fn partial_messages_replace_whole_ones() {
         net.nodes.iter().all(|n| n.router.sizes().groups == 0),
         "groups live for three heartbeats"
     );
+}
+
+#[test]
+fn who_joins_the_mesh_later_is_told_of_a_group_whoever_began_it() {
+    let mut config = Config::default();
+    config.partial_messages = Some(PartialLimits::default());
+    let mut net = Net::new(3, &config);
+    net.connect(0, 1);
+    let now = net.now;
+    for node in &mut net.nodes {
+        let options = SubscribeOptions::partial(true, true);
+        node.router.subscribe(now, "t", options).unwrap();
+    }
+    net.seconds(2);
+    let group = Bytes::from_static(b"group");
+    // Node 1 is earlier, and leaves.
+    let to_0 = net.key(1, 0);
+    net.nodes[1]
+        .router
+        .send_partial(to_0, "t", &group, None, Some(b"meta"))
+        .unwrap();
+    net.settle();
+    net.nodes[0].router.publish_partial("t", &group).unwrap();
+    net.disconnect(0, 1);
+    net.connect(0, 2);
+    net.seconds(2);
+    let late = net.key(0, 2);
+    assert_eq!(net.nodes[0].router.mesh_peers("t"), [late]);
+    assert_eq!(net.nodes[0].partial_gossip, [(group, vec![late])]);
 }
 
 #[test]

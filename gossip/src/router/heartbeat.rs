@@ -381,7 +381,8 @@ impl Router {
         let ids = at
             .and_then(|at| gossip.get(at))
             .map_or(&[][..], |(_, ids)| ids);
-        if ids.is_empty() && !self.partials.has_own_groups(topic) {
+        let own_groups = self.partials.has_own_groups(topic);
+        if ids.is_empty() && !own_groups {
             return;
         }
         let Some(entry) = self.topics.get(topic) else {
@@ -407,9 +408,14 @@ impl Router {
         let count = share.max(self.config.d_lazy).min(listeners.len());
         self.rng.partial_shuffle(&mut listeners, count);
         listeners.truncate(count);
-        let (parts, whole): (Vec<u32>, Vec<u32>) = listeners
+        let (mut parts, whole): (Vec<u32>, Vec<u32>) = listeners
             .into_iter()
             .partition(|i| self.wants_parts(*i, topic));
+        if own_groups && let Some(entry) = self.topics.get(topic) {
+            // Those who joined the mesh after the group was published.
+            let mesh = entry.mesh().iter().map(|m| m.peer);
+            parts.extend(mesh.filter(|i| self.wants_parts(*i, topic)));
+        }
         self.emit_partial_gossip(topic, &parts);
         self.offer(&name, ids, &whole);
     }

@@ -59,7 +59,7 @@ pub(super) struct Partials {
     groups: BTreeMap<TopicIndex, BTreeMap<Bytes, Group>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Group {
     /// Heartbeats left.
     ttl: u32,
@@ -182,15 +182,13 @@ impl Router {
             .collect();
         let groups = self.partials.groups.entry(index).or_default();
         let own = groups.values().filter(|g| g.began.is_none()).count();
-        let entry = match groups.get_mut(group) {
-            Some(known) => known,
-            None if own >= limits.max_own_groups => return Err(PartialError::Limit),
-            None => groups.entry(group.clone()).or_insert(Group {
-                ttl: 0,
-                began: None,
-                told: BTreeSet::new(),
-            }),
-        };
+        let known = groups.get(group);
+        if known.is_none_or(|known| known.began.is_some()) && own >= limits.max_own_groups {
+            return Err(PartialError::Limit);
+        }
+        let entry = groups.entry(group.clone()).or_default();
+        // Ours from now on, also if a peer was earlier: others are told of it, and it stays when that peer leaves.
+        entry.began = None;
         entry.ttl = limits.group_ttl;
         entry.told.extend(peers.iter().copied());
         Ok(peers)
