@@ -10,7 +10,8 @@
 //! * `%` not followed by two hex digits: refused here, taken literally there;
 //! * a certificate hash in identity or emoji base: theirs only; mixed case in a base that uses one
 //!   case: ours only;
-//! * garlic: padding and upper case are accepted here only.
+//! * garlic: padding and upper case are accepted here only;
+//! * onion: a key shortened and padded is refused here, for it is none; theirs makes up the last byte, as go does.
 #![no_main]
 
 use barewire_base::{Multiaddr, Protocol};
@@ -65,13 +66,16 @@ fuzz_target!(|text: &str| {
 
 /// Whether a text that only they accept is one of the known differences.
 fn may_refuse(theirs: &multiaddr::Multiaddr, text: &str) -> bool {
-    use multiaddr::Protocol::{Certhash, Garlic32, Garlic64, HttpPath, P2p, Unix, Ws, Wss};
+    use multiaddr::Protocol::{
+        Certhash, Garlic32, Garlic64, HttpPath, Onion, Onion3, P2p, Unix, Ws, Wss,
+    };
     Multiaddr::from_bytes(theirs.as_ref()).is_err()
         || text.contains('+')
         || text.contains('%')
         || text.len() > 8192
         || theirs.iter().any(|protocol| match protocol {
             Unix(_) | Certhash(_) | P2p(_) | Garlic32(_) | Garlic64(_) | HttpPath(_) => true,
+            Onion(..) | Onion3(_) => text.contains('='),
             Ws(path) | Wss(path) => path != "/",
             _ => false,
         })
