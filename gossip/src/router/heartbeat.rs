@@ -411,7 +411,7 @@ impl Router {
         let (mut parts, whole): (Vec<u32>, Vec<u32>) = listeners
             .into_iter()
             .partition(|i| self.wants_parts(*i, topic));
-        if own_groups && let Some(entry) = self.topics.get(topic) {
+        if own_groups {
             // Those who joined the mesh after the group was published.
             let mesh = entry.mesh().iter().map(|m| m.peer);
             parts.extend(mesh.filter(|i| self.wants_parts(*i, topic)));

@@ -30,7 +30,8 @@ pub enum PartialEvent {
         /// Which parts the peer has.
         metadata: Option<Bytes>,
     },
-    /// Peers outside the mesh, or that joined it since, do not know of a group of ours yet: tell them by [`Gossip::send_partial`] which parts there are.
+    /// Peers outside the mesh, or that joined it since, do not know of a group of ours yet: tell them by [`Gossip::send_partial`]
+    /// which parts there are.
     Tell {
         /// The group.
         group: Bytes,
