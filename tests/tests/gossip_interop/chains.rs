@@ -163,7 +163,7 @@ impl Mesh<'_> {
         );
         let mut subscribing = Process::start(self.program(subscriber), args)?;
         subscribing.expect("subscribed", DEADLINE).await?;
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut all_lens) = (BTreeSet::new(), BTreeSet::new());
         for size in sizes {
             // It stays until all has arrived: what it wrote is in its own buffers for as long as the others are slow.
             let publishing = self.publish(publisher, &addr, size).await?;
@@ -177,12 +177,14 @@ impl Mesh<'_> {
             if lens.len() != 1 {
                 return Err(format!("messages of {size} have lengths {lens:?}").into());
             }
+            all_lens.append(&mut lens);
             drop(publishing);
         }
         let received = subscribing.expect("received", DEADLINE).await?;
         let count = number(&received, "count")? as usize;
-        if (count, seen.len()) != (total, total) {
-            return Err(format!("{received}, {} different", seen.len()).into());
+        if (count, seen.len(), all_lens.len()) != (total, total, sizes.len()) {
+            let different = seen.len();
+            return Err(format!("{received}, {different} different, of {all_lens:?}").into());
         }
         relaying.stop(DEADLINE).await
     }
